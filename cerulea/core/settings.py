@@ -1,0 +1,78 @@
+"""Every environment variable that Cerulea reads, read once into one frozen value.
+
+docs/settings.md is generated from the fields below.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from cerulea.core.errors import Invalid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of this process."""
+
+    home: Path = field(
+        default_factory=lambda: Path.home() / ".cerulea",
+        metadata={"env": "CERULEA_HOME", "help": "Folder of runs, models, packed corpora and measurements."},
+    )
+    threads: int = field(
+        default=0,
+        metadata={
+            "env": "CERULEA_THREADS",
+            "help": "CPU threads of each process; 0 takes OMP_NUM_THREADS where it is set, or every core.",
+        },
+    )
+    device: str = field(
+        default="auto",
+        metadata={"env": "CERULEA_DEVICE", "help": "`cpu`, `cuda` or `auto`, which takes a GPU where there is one."},
+    )
+
+    @property
+    def runs(self) -> Path:
+        """Folder of training runs."""
+        return self.home / "runs"
+
+    @property
+    def models(self) -> Path:
+        """Folder of registered models."""
+        return self.home / "models"
+
+    @property
+    def shards(self) -> Path:
+        """Folder of packed corpora and trained tokenizers."""
+        return self.home / "shards"
+
+
+def read_settings(environment: Mapping[str, str] = os.environ, *, home: Path | None = None) -> Settings:
+    """Read the settings from `environment`; `home` (the --home flag) wins over CERULEA_HOME.
+
+    Raises:
+        Invalid: a variable holds what it cannot hold.
+    """
+    values: dict[str, object] = {}
+    for spec in fields(Settings):
+        text = environment.get(spec.metadata["env"], "")
+        if not text:
+            continue
+        values[spec.name] = _parse(spec.name, spec.metadata["env"], text)
+    if home is not None:
+        values["home"] = home.expanduser()
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def _parse(name: str, variable: str, text: str) -> object:
+    if name == "home":
+        return Path(text).expanduser()
+    if name == "threads":
+        if not text.isdigit():
+            raise Invalid(f"{variable} is {text!r}.", why="It is a whole number of CPU threads, 0 or more.", fix=f"Unset {variable}.")
+        return int(text)
+    if text not in ("auto", "cpu", "cuda"):
+        raise Invalid(f"{variable} is {text!r}.", why="Known devices are auto, cpu and cuda.", fix=f"Unset {variable}.")
+    return text

@@ -1,0 +1,80 @@
+"""The frozen values that cross from the learning wing to the rest of the house.
+
+Nothing here has behaviour beyond arithmetic; nothing here may be changed after it is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What was used, as integers that only grow; each field is one thing a price list can name."""
+
+    trained_tokens: int = 0  # tokens whose gradient was computed
+    prompt_tokens: int = 0  # tokens read before the first one written
+    completion_tokens: int = 0  # tokens written
+    device_ms: int = 0  # wall-clock milliseconds times the number of processes
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One optimizer step of a run."""
+
+    step: int  # steps done, 1 after the first
+    tokens: int  # tokens trained on since the run began, resumes included
+    loss: float  # nats per token of this step's batch
+    learning_rate: float  # multiplier of every peak rate, in [0, 1]
+    gradient_norm: float  # before clipping
+    tokens_per_s: float  # of this step
+    flops_utilization: float  # share of the machine's measured peak
+    elapsed_s: float  # since the command began, earlier sessions of the run included
+    fraction: float  # how much of the run is done, in [0, 1]
+    skipped: str = ""  # why the optimizer step was left out, or nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The whole held-out set, scored during a run, and what the model writes at this point."""
+
+    step: int
+    loss: float  # nats per token
+    bits_per_byte: float
+    elapsed_s: float
+    evaluate_s: float  # seconds that this evaluation took
+    best: bool  # lowest so far
+    sample: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a person wants to know about a model before using it."""
+
+    preset: str  # gpt2, compat or modern; or the family of an imported folder
+    parameters: int
+    context: int
+    vocab: int
+    bits_per_byte: float | None = None
+    loss: float | None = None  # nats per token on the held-out set
+    trained_tokens: int = 0
+    corpus: str = ""  # digest of the documents
+    tokenizer: str = ""  # digest of the tokenizer
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A folder on disk that was complete and verified before this value existed."""
+
+    folder: Path
+    digest: str  # sha256 of the manifest
+    step: int
+    card: ModelCard
+    write_s: float = 0.0  # seconds the writing took, beside training
+    stall_s: float = 0.0  # seconds that training stood still for it
