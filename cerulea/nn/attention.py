@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cerulea.nn.passes import norm_and_rotate
 from cerulea.nn.shape import GATE_CHANNELS, DecoderShape, RopeScaling
 
 
@@ -95,16 +96,21 @@ class Attention(nn.Module):
         B, T, _ = x_BTD.shape
         heads, groups, size = shape.heads, shape.kv_heads, shape.head_size
         qkv = self.qkv(x_BTD).view(B, T, heads + 2 * groups, size)
-        q, k, v = qkv.split((heads, groups, groups), dim=2)
+        joint = shape.qk_norm == "plain_rms" and rope is not None
+        if joint and rope is not None:
+            qk, v = qkv.split((heads + groups, groups), dim=2)
+            q, k = norm_and_rotate(qk, *rope, shape.norm_eps).split((heads, groups), dim=2)
+        else:
+            q, k, v = qkv.split((heads, groups, groups), dim=2)
         if value_BTGK is not None:
             gate_BTG = 2 * torch.sigmoid(self.value_gate(x_BTD[..., :GATE_CHANNELS]))
             v = v + gate_BTG.unsqueeze(-1) * value_BTGK
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if shape.qk_norm != "none":
+        if not joint and shape.qk_norm != "none":
             weighted = shape.qk_norm == "rms"
             q = F.rms_norm(q, (size,), self.q_norm.to(q.dtype) if weighted else None, shape.norm_eps)
             k = F.rms_norm(k, (size,), self.k_norm.to(k.dtype) if weighted else None, shape.norm_eps)
-        if rope is not None:
+        if not joint and rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         past = 0
         if cache is not None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cerulea.core.errors import PromptTooLong
 from cerulea.nn.attention import Attention, KVCache, Linear, rope_tables
 from cerulea.nn.loss import logits_of, nats, summed_nats
+from cerulea.nn.passes import plain_rms_norm, relu_squared
 from cerulea.nn.shape import DecoderShape
 
 
@@ -35,8 +36,9 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         if self.kind == "layer":
             return F.layer_norm(x, (self.width,), self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
-        weight = self.weight.to(x.dtype) if self.kind == "rms" else None
-        return F.rms_norm(x, (self.width,), weight, self.eps)
+        if self.kind == "plain_rms":
+            return plain_rms_norm(x, self.eps)
+        return F.rms_norm(x, (self.width,), self.weight.to(x.dtype), self.eps)
 
 
 class MLP(nn.Module):
@@ -55,7 +57,7 @@ class MLP(nn.Module):
             gate, h = h.chunk(2, dim=-1)
             h = F.silu(gate) * h
         elif self.activation == "relu2":
-            h = F.relu(h).square()
+            h = relu_squared(h)
         else:
             h = F.gelu(h, approximate="tanh")
         return self.down(h)  # type: ignore[no-any-return]
@@ -90,14 +92,13 @@ class Decoder(nn.Module):
 
     def __init__(self, shape: DecoderShape, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.shape, self.dropout = shape, dropout
+        self.shape = shape
         self.compute_dtype = torch.float32
         self.embedding = nn.Embedding(shape.vocab, shape.width)
         if not shape.rope_base:
             self.positions = nn.Embedding(shape.context, shape.width)
         self.blocks = nn.ModuleList(Block(shape, i) for i in range(shape.layers))
-        for block in self.blocks:
-            block.dropout = dropout
+        self.set_dropout(dropout)
         if shape.residual_scalars:
             self.stream_scale = nn.Parameter(torch.ones(shape.layers))
             self.embedding_scale = nn.Parameter(torch.zeros(shape.layers))
@@ -120,6 +121,12 @@ class Decoder(nn.Module):
     def head_weight(self) -> nn.Parameter:
         """The head's weight_VD: its own, or the token embedding's where they are tied."""
         return self.embedding.weight if self.shape.tied else self.head.weight
+
+    def set_dropout(self, share: float) -> None:
+        """Use this dropout from now on."""
+        self.dropout = share
+        for block in self.blocks:
+            block.dropout = share
 
     def compile_blocks(self) -> None:
         """Compile the training path; names of parameters do not change and other paths stay as they are."""
@@ -174,7 +181,7 @@ class Decoder(nn.Module):
             x = x + self.positions.weight[past:end].to(self.compute_dtype)
         x = F.dropout(x, self.dropout, self.training)
         if shape.embedding_norm:
-            x = F.rms_norm(x, (shape.width,), None, shape.norm_eps)
+            x = plain_rms_norm(x, shape.norm_eps)
         first = x
         for i, block in enumerate(self.blocks):
             if shape.residual_scalars:

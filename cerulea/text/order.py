@@ -15,17 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cerulea.core.errors import CorpusInvalid
+from cerulea.core.seeds import mixed
 
 PATTERN = 4096  # samples after which the order of corpora repeats
 ROUNDS = 6
-
-
-def mixed(*values: int) -> int:
-    """A 64-bit hash of integers (splitmix64 over each in turn)."""
-    state = np.uint64(0x243F6A8885A308D3)
-    for value in values:
-        state = _splitmix(np.asarray(state ^ np.uint64(value & 0xFFFFFFFFFFFFFFFF)))[()]
-    return int(state)
 
 
 def _splitmix(x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,288 @@
+"""The `cerulea` command: words in, one call of `flows`, lines out. No logic of its own.
+
+Heavy modules are imported inside commands, so that help answers at once. Errors become exit codes here, once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from cerulea import __version__
+from cerulea.core.errors import CeruleaError
+from cerulea.core.settings import Settings, read_settings
+
+BEGAN = time.monotonic()  # of the command: `elapsed_s` and `train.minutes` count from here
+
+app = typer.Typer(
+    name="cerulea",
+    help="Train and run AI models on your own machines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Home = Annotated[Path | None, Option("--home", help="Folder of runs and models; CERULEA_HOME or ~/.cerulea by default.")]
+Json = Annotated[bool, Option("--json", help="One JSON object per line on standard output, nothing else there.")]
+ModelName = Annotated[str, Argument(metavar="MODEL", help="A name (brook), a version (brook@3) or a folder.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    home: Home = None,
+    version: Annotated[bool, Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Train and run AI models on your own machines."""
+    context.obj = home
+    if version:
+        print(f"cerulea {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def settings_of(context: typer.Context, home: Path | None) -> Settings:
+    """Settings from the environment and --home, given before or after the command."""
+    return read_settings(home=home or context.obj)
+
+
+def put(value: Any) -> None:
+    """One JSON object on one line."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    again: Annotated[bool, Option("--again", help="Measure anew instead of showing what was measured before.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """What this machine can do, measured once and kept."""
+    from cerulea.cli.view import show_machine
+    from cerulea.flows.machine import know_machine
+
+    machine, _ = know_machine(settings_of(context, home), again=again)
+    put(machine.as_json()) if as_json else show_machine(machine.as_json())
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    recipe: Annotated[Path, Argument(help="A TOML recipe; recipes/ holds some.")],
+    data: Annotated[list[str] | None, Option(help="Files, folders or globs instead of the recipe's data.train.")] = None,
+    set_: Annotated[list[str] | None, Option("--set", help="Change one key: --set train.steps=100.")] = None,
+    name: Annotated[str | None, Option(help="The model's name instead of the recipe's.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Go on with the newest unfinished run of this name.")] = False,
+    processes: Annotated[int, Option(help="Processes that train together on this machine.")] = 1,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model from a recipe."""
+    from cerulea.cli.view import TrainView
+    from cerulea.flows.launch import together
+    from cerulea.train.recipe import read_recipe
+
+    settings = settings_of(context, home)
+    changes = [*(set_ or []), *([f'name="{name}"'] if name else [])]
+    plan = read_recipe(recipe, changes=changes, data=data)
+    with together(processes) as leads, TrainView(as_json=as_json, quiet=not leads) as view:
+        from cerulea.flows import train as story
+
+        for event in story.train(settings, plan, resume=resume, began=BEGAN, report=view.report):
+            view.handle(event)
+
+
+@app.command("eval")
+def evaluate(
+    context: typer.Context,
+    model: ModelName,
+    data: Annotated[list[str] | None, Option(help="Files to score; with --suite folders or NAME=PATH.")] = None,
+    suite: Annotated[str | None, Option(help="gpt2-table3, hellaswag, lambada or wikitext2.")] = None,
+    field: Annotated[str, Option(help="Text field of .jsonl and .parquet files.")] = "text",
+    stride: Annotated[int | None, Option(help="Tokens newly scored per window; the context by default.")] = None,
+    limit: Annotated[int | None, Option(help="Only the first examples of each task.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Score files in bits per byte and perplexity, or run a suite."""
+    from cerulea.cli.view import show_score, show_tasks
+    from cerulea.core.errors import Invalid
+    from cerulea.flows.show import evaluate_files, evaluate_suite
+
+    settings = settings_of(context, home)
+    if suite:
+        tasks = evaluate_suite(settings, model, suite, data or [], limit=limit, stride=stride)
+        put({"model": model, "suite": suite, "tasks": tasks}) if as_json else show_tasks(suite, tasks)
+        return
+    if not data:
+        raise Invalid("Nothing to score.", fix="Name files (--data FILE) or a suite (--suite hellaswag --data FILE).")
+    score = evaluate_files(settings, model, data, field=field, stride=stride)
+    values = {
+        "model": model,
+        "loss": score.loss,
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte,
+        "tokens": score.tokens,
+        "bytes": score.bytes,
+    }
+    put(values) if as_json else show_score(values)
+
+
+@app.command()
+def sample(
+    context: typer.Context,
+    model: ModelName,
+    prompt: Annotated[str, Option(help="Text to continue; - reads standard input.")] = "",
+    max_tokens: Annotated[int, Option(help="Most tokens to write.")] = 128,
+    temperature: Annotated[float, Option(help="0 picks the likeliest token.")] = 0.8,
+    top_k: Annotated[int, Option(help="Only the k likeliest tokens; 0 means all.")] = 0,
+    top_p: Annotated[float, Option(help="Only the likeliest tokens that together reach this probability.")] = 1.0,
+    seed: Annotated[int, Option(help="The same seed writes the same text.")] = 1,
+    n: Annotated[int, Option(help="Number of texts.")] = 1,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Let a model write."""
+    from cerulea.cli.view import show_text
+    from cerulea.flows.show import sample as write
+    from cerulea.nn.generate import Sampling
+
+    settings = settings_of(context, home)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    for i, written in enumerate(write(settings, model, text, sampling, n)):
+        if as_json:
+            put(
+                {
+                    "text": written.text,
+                    "prompt_tokens": written.prompt_tokens,
+                    "completion_tokens": len(written.token_ids),
+                    "token_ids": written.token_ids,
+                }
+            )
+        else:
+            show_text(i, n, text, written.text)
+
+
+@app.command("import")
+def import_(
+    context: typer.Context,
+    folder: Annotated[Path, Argument(metavar="DIR", help="A Hugging Face folder: GPT-2, Llama, Mistral, Qwen2, Qwen3.")],
+    name: Annotated[str, Option(help="The name it gets.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Read a Hugging Face folder and keep it as a model."""
+    from cerulea.flows.models import import_model
+
+    model = import_model(settings_of(context, home), folder, name)
+    card = model.card()
+    values = {"model": model.name, "version": model.version, "parameters": card["parameters"], "family": card["preset"]}
+    put(values) if as_json else print(f"{model.label}: {card['parameters']:,} parameters, {card['preset']}")
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    model: ModelName,
+    folder: Annotated[Path, Argument(metavar="DIR", help="A new folder.")],
+    format_: Annotated[str, Option("--format", help="hf or cerulea.")] = "hf",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model to a folder that transformers (hf) or another Cerulea can load."""
+    from cerulea.flows.models import export_model
+
+    family = export_model(settings_of(context, home), model, folder, format_)
+    put({"model": model, "folder": str(folder), "family": family}) if as_json else print(f"{folder}: {model} as {family}")
+
+
+@app.command()
+def models(context: typer.Context, home: Home = None, as_json: Json = False) -> None:
+    """List your models."""
+    from cerulea.cli.view import show_models
+    from cerulea.flows.models import list_models
+
+    found = list_models(settings_of(context, home))
+    if as_json:
+        for model in found:
+            put({"model": model.name, "version": model.version, "folder": str(model.folder), **model.card()})
+    else:
+        show_models(found)
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    model: Annotated[str, Argument(metavar="MODEL", help="A model or a run.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """All that is known of a model or a run."""
+    from cerulea.cli.view import show_known
+    from cerulea.flows.show import show as look
+
+    known = look(settings_of(context, home), model)
+    put(known) if as_json else show_known(known)
+
+
+@app.command()
+def tensorboard(
+    context: typer.Context,
+    run: Annotated[str, Argument(metavar="RUN", help="A run, as `cerulea show MODEL` names it.")],
+    folder: Annotated[Path, Argument(metavar="DIR", help="Folder for the event files.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's metrics as TensorBoard event files."""
+    from cerulea.flows.show import export_tensorboard
+
+    points = export_tensorboard(settings_of(context, home), run, folder, lambda text: None if as_json else print(text))
+    if as_json:
+        put({"run": run, "folder": str(folder), "points": points})
+
+
+def run() -> None:
+    """Entry point: the command, with every CeruleaError as a message and an exit code."""
+    as_json = "--json" in sys.argv
+    try:
+        app(standalone_mode=False)
+    except CeruleaError as error:
+        _refuse(error, as_json)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        sys.stdout = None  # type: ignore[assignment]
+        raise SystemExit(1) from None
+    except Exception as error:
+        exit_code = getattr(error, "exit_code", None)
+        if exit_code is None or not hasattr(error, "format_message"):
+            raise
+        usage = CeruleaError(str(error.format_message()), fix="See: cerulea --help")
+        usage.exit_code, usage.code = 2, "E-USE-002"
+        _refuse(usage, as_json)
+
+
+def _refuse(error: CeruleaError, as_json: bool) -> None:
+    if as_json:
+        put({"event": "error", **error.as_json()})
+    print(f"{error.code}: {error.what}", file=sys.stderr)
+    for line in (error.why, error.fix):
+        if line:
+            print(f"  {line}", file=sys.stderr)
+    raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,106 @@
+"""Read-only answers: what a model or run is, what a model writes, how a text scores.
+
+Not here: training (`flows.train`), names (`flows.models`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cerulea.core.errors import Failed, Invalid, NotFound
+from cerulea.core.files import read_json
+from cerulea.core.settings import Settings
+from cerulea.flows.models import find_model, open_model
+from cerulea.flows.train import find_run, loss_curve
+from cerulea.nn.generate import Sampling, generate
+from cerulea.nn.precision import set_threads
+from cerulea.train.evaluate import Score, score_file
+from cerulea.train.record import read_metrics
+from cerulea.train.suites import run_suite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """One continuation of a prompt."""
+
+    text: str
+    token_ids: list[int]
+    prompt_tokens: int  # end-of-text in front included
+
+
+def sample(settings: Settings, label: str, prompt: str, sampling: Sampling, rows: int) -> list[Written]:
+    """Continue `prompt` in `rows` ways with a model."""
+    if rows < 1:
+        raise Invalid(f"--n is {rows}.", fix="Ask for at least one text.")
+    set_threads(settings.threads)
+    decoder, tokenizer = open_model(find_model(settings, label))
+    ids = [tokenizer.end_of_text, *tokenizer.encode_prompt(prompt)]
+    written = generate(decoder, ids, sampling, stop=tokenizer.end_of_text, rows=rows)
+    return [Written(text=tokenizer.decode(row), token_ids=row, prompt_tokens=len(ids)) for row in written]
+
+
+def evaluate_files(settings: Settings, label: str, files: list[str], *, field: str, stride: int | None) -> Score:
+    """Score some files with a sliding window of the model's context."""
+    set_threads(settings.threads)
+    decoder, tokenizer = open_model(find_model(settings, label))
+    scores = [score_file(decoder, tokenizer, Path(name).expanduser(), field=field, stride=stride) for name in files]
+    return sum(scores[1:], scores[0])
+
+
+def evaluate_suite(
+    settings: Settings, label: str, suite: str, data: list[str], *, limit: int | None, stride: int | None
+) -> dict[str, dict[str, Any]]:
+    """Run a suite; `data` are NAME=PATH entries or folders."""
+    set_threads(settings.threads)
+    decoder, tokenizer = open_model(find_model(settings, label))
+    return run_suite(suite, decoder, tokenizer, data, limit=limit, stride=stride)
+
+
+def show(settings: Settings, label: str) -> dict[str, Any]:
+    """All that is known of a model or a run: its card or record, and how it went."""
+    try:
+        folder = find_run(settings, label)
+        return {"kind": "run", "folder": str(folder), **_run(folder)}
+    except NotFound:
+        model = find_model(settings, label)
+    card = model.card()
+    config = {k: v for k, v in read_json(model.folder / "config.json").items() if k in ("model_type", "architectures", "shape")}
+    known: dict[str, Any] = {"kind": "model", "model": model.label, "folder": str(model.folder), "card": card, "config": config}
+    run = card.get("extra", {}).get("run")
+    if run and (settings.runs / run / "run.json").exists():
+        known["run"] = _run(settings.runs / run)
+    return known
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    evaluations = [
+        {k: line[k] for k in ("step", "bits_per_byte", "loss", "elapsed_s")}
+        for line in read_metrics(folder / "metrics.jsonl")
+        if line["event"] == "eval"
+    ]
+    curve = loss_curve(folder)
+    return {**read_json(folder / "run.json"), "steps_done": curve[-1][0] if curve else 0, "evaluations": evaluations}
+
+
+def export_tensorboard(settings: Settings, run: str, folder: Path, say: Callable[[str], None]) -> int:
+    """Write a run's metrics as TensorBoard event files; returns the number of points."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise Failed("tensorboardX is not installed.", fix="pip install 'cerulea[tensorboard]'") from error
+    source = find_run(settings, run)
+    points = 0
+    names = {"progress": ("loss", "learning_rate", "gradient_norm", "tokens_per_s", "flops_utilization"), "eval": ("bits_per_byte", "loss")}
+    with SummaryWriter(str(folder)) as writer:
+        for line in read_metrics(source / "metrics.jsonl"):
+            place = "train" if line["event"] == "progress" else "held_out"
+            for name in names.get(line["event"], ()):
+                writer.add_scalar(f"{place}/{name}", line[name], line["step"], walltime=line["elapsed_s"])
+                points += 1
+            if line.get("sample"):
+                writer.add_text("sample", line["sample"], line["step"], walltime=line["elapsed_s"])
+    say(f"Wrote {points:,} points of {source.name} to {folder}.")
+    return points

@@ -1,0 +1,399 @@
+"""How a recipe becomes a model: corpus → tokenizer → shards → training → checkpoint → model.
+
+Read `train` from top to bottom. It yields what happens, one value after the other; whoever asks decides what to
+show (`cli.view`) and may cease to ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import secrets
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, strftime
+from types import FrameType
+from typing import Any
+
+import torch
+
+from cerulea.core.errors import CeruleaError, Conflict, NotFound
+from cerulea.core.files import read_json, write_json
+from cerulea.core.settings import Settings
+from cerulea.core.values import Checkpoint, Evaluation, Progress, Usage
+from cerulea.flows.machine import know_machine
+from cerulea.flows.models import Model, register
+from cerulea.nn.decoder import Decoder
+from cerulea.nn.precision import Execution, choose_execution
+from cerulea.text.corpus import Corpus, Split, open_corpus
+from cerulea.text.shards import Shards, pack, training_texts
+from cerulea.text.tokenizer import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, train_bpe
+from cerulea.train.parallel import Team, join_team, leave_team
+from cerulea.train.recipe import TextRecipe, recipe_from
+from cerulea.train.record import now, read_metrics, surroundings, update_record
+from cerulea.train.text import MICRO_BATCH_TOKENS, best_checkpoint, train_text
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run is about to take its first step."""
+
+    run: str
+    folder: Path
+    recipe: TextRecipe
+    execution: Execution
+    parameters: int
+    train_tokens: int
+    valid_bytes: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One sentence that a person should read."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The end of a run: its model, why it stopped, what it took."""
+
+    run: str
+    model: str
+    version: int
+    stop_reason: str
+    step: int
+    train_s: float
+    bits_per_byte: float | None
+    loss: float | None
+    usage: Usage
+    cost: str | None = None  # the fund's price of `usage`; there is no price list yet
+    samples: list[str] = field(default_factory=list)
+
+
+Event = Started | Note | Progress | Evaluation | Checkpoint | Done
+
+
+def train(
+    settings: Settings,
+    recipe: TextRecipe,
+    *,
+    resume: bool = False,
+    began: float | None = None,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Iterator[Event]:
+    """Train a recipe to a model.
+
+    Args:
+        resume: go on with the newest unfinished run of this name.
+        began: `time.monotonic()` of the command's start.
+        report: told (what, done, total) during tokenizing and packing.
+    """
+    began = monotonic() if began is None else began
+    machine, device = know_machine(settings)
+    team = join_team(device)
+    notes: list[str] = []
+    try:
+        # Only the leader reads the corpus; the others then find it packed.
+        if not team.leads:
+            team.meet()
+        tokenizer, shards = prepare(settings, recipe, report)
+        if team.leads:
+            team.meet()
+        folder = _run_folder(settings, recipe, resume, team)
+        execution = _execution(recipe, tokenizer, machine, device, team)
+        for warning in contradictions(recipe, shards):
+            yield Note(warning)
+        yield Started(
+            folder.name,
+            folder,
+            recipe,
+            execution,
+            recipe.shape(tokenizer.vocab).parameters(),
+            sum(len(t) for t in shards.train),
+            shards.valid_bytes,
+            resume,
+        )
+        if team.leads:
+            _begin_record(folder, recipe, shards, execution, resume)
+        with _stop_signals() as asked:
+            run = train_text(
+                recipe,
+                shards,
+                tokenizer,
+                folder,
+                execution,
+                resume=resume,
+                team=team,
+                should_stop=asked,
+                began=began,
+                say=notes.append,
+            )
+            last: Checkpoint | None = None
+            try:
+                for event in run:
+                    while notes:
+                        yield Note(notes.pop(0))
+                    last = event if isinstance(event, Checkpoint) else last
+                    yield event
+            except CeruleaError as error:
+                if team.leads:
+                    update_record(folder, stop_reason=f"error: {error}", stopped=now())
+                raise
+            finally:
+                run.close()  # type: ignore[attr-defined]
+        if team.leads:
+            assert last is not None, "a run ends with a checkpoint"
+            yield _finish(settings, recipe, folder, asked())
+    finally:
+        leave_team()
+
+
+def prepare(
+    settings: Settings, recipe: TextRecipe, report: Callable[[str, int, int], None] = lambda what, done, total: None
+) -> tuple[Tokenizer, Shards]:
+    """The recipe's tokenizer and packed shards, from CERULEA_HOME where nothing changed since."""
+    corpora = [open_corpus(entry, recipe.data.field) for entry in recipe.data.train]
+    held_out = [open_corpus(entry, recipe.data.field) for entry in recipe.data.valid]
+    split = Split(
+        fraction=0.0 if held_out or recipe.data.valid_tail else recipe.data.valid_fraction,
+        tail=recipe.data.valid_tail,
+        files=tuple(recipe.data.valid),
+    )
+    tokenizer = _tokenizer(settings, recipe, corpora, split, held_out, report)
+    place = _digest("shards", tokenizer.digest, split, corpora, held_out)
+    shards = pack(
+        corpora,
+        split,
+        held_out,
+        tokenizer,
+        settings.shards / place,
+        weights=tuple(recipe.data.weights),
+        context=recipe.model.context,
+        report=lambda done, total: report("packing", done, total),
+    )
+    return tokenizer, shards
+
+
+def _tokenizer(
+    settings: Settings,
+    recipe: TextRecipe,
+    corpora: list[Corpus],
+    split: Split,
+    held_out: list[Corpus],
+    report: Callable[[str, int, int], None],
+) -> Tokenizer:
+    keys = recipe.tokenizer
+    if keys.kind == "bytes":
+        return bytes_tokenizer()
+    if keys.kind == "gpt2":
+        return gpt2_tokenizer(Path(keys.folder).expanduser())
+    if keys.kind == "hf":
+        return load_tokenizer(Path(keys.folder).expanduser())
+    stamps = [c.stamp() for c in (*corpora, *held_out)]
+    folder = settings.shards / _digest("tokenizer", keys.vocab, stamps, split, recipe.data.field)
+    if (folder / "tokenizer.json").exists():
+        return load_tokenizer(folder)
+    report("training the tokenizer", 0, 0)
+    tokenizer = train_bpe(training_texts(corpora, split, held_out), keys.vocab)
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    tokenizer.save(temporary)
+    with contextlib.suppress(OSError):  # another process was first with the same tokenizer
+        temporary.rename(folder)
+    return tokenizer
+
+
+def _digest(*parts: object) -> str:
+    return f"{parts[0]}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+
+
+def contradictions(recipe: TextRecipe, shards: Shards) -> list[str]:
+    """What a person might not have meant, as sentences."""
+    found = []
+    if shards.meta["valid_documents"] == 1 and shards.meta["documents"] == 2 and not recipe.data.valid and not recipe.data.valid_tail:
+        found.append(f"The corpus is one document: its last {recipe.data.valid_fraction:.0%} are held out.")
+    return found
+
+
+def _execution(recipe: TextRecipe, tokenizer: Tokenizer, machine: Any, device: torch.device, team: Team) -> Execution:
+    """How to compute; with several processes the leader's choice holds for all."""
+    keys, context = recipe.train, recipe.model.context
+    micro = keys.micro_batch_tokens or min(MICRO_BATCH_TOKENS[device.type], keys.batch_tokens)
+    tokens = torch.zeros(max(1, micro // context), context, dtype=torch.int64, device=device)
+    chosen: list[Execution] = []
+    if team.leads:
+        chosen.append(
+            choose_execution(
+                machine,
+                device,
+                lambda: Decoder(recipe.shape(tokenizer.vocab)).to(device).train(),
+                tokens,
+                precision=keys.precision,
+                compile_=keys.compile,
+                expected_tokens=keys.tokens or keys.steps * keys.batch_tokens,
+                expected_s=60 * keys.minutes,
+            )
+        )
+    if team.ranks > 1:
+        box: list[Any] = [chosen[0].as_json() if chosen else None]
+        torch.distributed.broadcast_object_list(box)
+        return Execution(**box[0])
+    return chosen[0]
+
+
+# -- the run's folder and record ---------------------------------------------------------------------
+
+
+def _run_folder(settings: Settings, recipe: TextRecipe, resume: bool, team: Team) -> Path:
+    """A new folder for a new run, or that of the newest unfinished run of this name; the leader's holds for all."""
+    box: list[Any] = [None]
+    if team.leads:
+        if resume:
+            box = [str(unfinished_run(settings, recipe.name))]
+        else:
+            name = f"{recipe.name}-{strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+            box = [str(settings.runs / name)]
+    if team.ranks > 1:
+        torch.distributed.broadcast_object_list(box)
+    return Path(box[0])
+
+
+def unfinished_run(settings: Settings, name: str) -> Path:
+    """The newest run of a model's name that did not reach its end.
+
+    Raises:
+        NotFound: there is no run of that name.
+        Conflict: the newest one is finished.
+    """
+    runs = [folder for folder in list_runs(settings) if read_json(folder / "run.json")["recipe"]["name"] == name]
+    if not runs:
+        raise NotFound(f"There is no run of {name!r} to resume.", fix="Start one: the same command without --resume.")
+    record = read_json(runs[-1] / "run.json")
+    if record.get("finished"):
+        raise Conflict(
+            f"Run {runs[-1].name} is finished: {record['stop_reason']}.",
+            why="Its learning rate has come down to the end of its schedule.",
+            fix="Start a new run without --resume, or name what to train further in a new recipe.",
+        )
+    return runs[-1]
+
+
+def list_runs(settings: Settings) -> list[Path]:
+    """Folders of all runs, oldest first."""
+    if not settings.runs.is_dir():
+        return []
+    folders = [p for p in settings.runs.iterdir() if (p / "run.json").exists()]
+    return sorted(folders, key=lambda p: (read_json(p / "run.json")["began"], p.name))
+
+
+def _begin_record(folder: Path, recipe: TextRecipe, shards: Shards, execution: Execution, resume: bool) -> None:
+    if resume:
+        record = read_json(folder / "run.json")
+        entry = {"at": now(), "execution": execution.as_json(), "code": surroundings()["code"]}
+        update_record(folder, resumes=[*record["resumes"], entry], recipe=recipe.as_json(), stop_reason="", pid=os.getpid())
+        return
+    update_record(
+        folder,
+        run=folder.name,
+        began=now(),
+        recipe=recipe.as_json(),
+        recipe_digest=recipe.digest(),
+        corpus={k: shards.meta[k] for k in ("corpus", "entries", "documents", "train_tokens", "valid_tokens", "valid_bytes")},
+        tokenizer=shards.tokenizer,
+        execution=execution.as_json(),
+        resumes=[],
+        stop_reason="",
+        finished=False,
+        pid=os.getpid(),
+        **surroundings(),
+    )
+
+
+def _finish(settings: Settings, recipe: TextRecipe, folder: Path, asked: str) -> Done:
+    """Register the best checkpoint; a run that was asked to stop registers too and can still go on."""
+    root = folder / "checkpoints"
+    newest = sorted(p for p in root.iterdir() if p.name.startswith("step-") and not p.name.endswith(".tmp"))[-1]
+    state = read_json(newest / "state.json")["run"]
+    best = best_checkpoint(folder, state["scores"])
+    assert best is not None
+    step = int(best.name[5:])
+    model = register(settings, best, recipe.name, extra={"run": folder.name, "step": step})
+    _score_card(model, state["scores"].get(str(step)))
+    reason = state["stop_reason"]
+    finished = not asked
+    usage = Usage(trained_tokens=state["tokens"], device_ms=int(1000 * state["elapsed_s"]))
+    update_record(
+        folder,
+        stop_reason=reason,
+        finished=finished,
+        stopped=now(),
+        model=model.label,
+        usage=dataclasses.asdict(usage),
+        train_s=round(state["elapsed_s"], 3),
+    )
+    return Done(
+        run=folder.name,
+        model=model.name,
+        version=model.version,
+        stop_reason=reason,
+        step=state["step"],
+        train_s=state["elapsed_s"],
+        bits_per_byte=model.card().get("bits_per_byte"),
+        loss=model.card().get("loss"),
+        usage=usage,
+    )
+
+
+def _score_card(model: Model, bits_per_byte: float | None) -> None:
+    card = model.card()
+    if card.get("bits_per_byte") is None and bits_per_byte is not None:
+        write_json(model.folder / "card.json", {**card, "bits_per_byte": bits_per_byte})
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Callable[[], str]]:
+    """SIGTERM and Ctrl-C become a reason to stop after the step; a second Ctrl-C stops at once."""
+    reasons: list[str] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if reasons and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        reasons.append(signal.Signals(number).name)
+
+    before: dict[int, Any] = {}
+    # Handlers can be set in the main thread alone; elsewhere the caller stops by ceasing to ask.
+    with contextlib.suppress(ValueError):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, note)
+    try:
+        yield lambda: reasons[0] if reasons else ""
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def find_run(settings: Settings, name: str) -> Path:
+    """A run's folder by its name or path.
+
+    Raises:
+        NotFound: no such run.
+    """
+    for folder in (settings.runs / name, Path(name).expanduser()):
+        if (folder / "run.json").exists():
+            return folder
+    raise NotFound(f"There is no run {name!r}.", fix=f"Runs lie in {settings.runs}; `cerulea show MODEL` names a model's run.")
+
+
+def loss_curve(folder: Path) -> list[tuple[int, float]]:
+    """(step, loss) of a run so far."""
+    return [(line["step"], line["loss"]) for line in read_metrics(folder / "metrics.jsonl") if line["event"] == "progress"]
+
+
+def recipe_of(folder: Path) -> TextRecipe:
+    """The recipe that a run was started with."""
+    return recipe_from(read_json(folder / "run.json")["recipe"], str(folder / "run.json"))

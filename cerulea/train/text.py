@@ -1,0 +1,512 @@
+"""Train a language model: one generator from first step to last checkpoint.
+
+In:      a recipe, packed shards with their tokenizer, a folder, how to compute (Execution).
+Out:     Progress for every step, Evaluation, and Checkpoint once each is whole on disk.
+Kept:    everything a step does is a function of (recipe, shards, step, the share of the run that is done), so
+         that a run killed at any moment and resumed writes the same numbers (same device and threads).
+Not here: money, leases, signals, names of models (`flows.train`): they live in the loop around this one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any
+
+import torch
+
+from cerulea.core.errors import ResumeMismatch
+from cerulea.core.values import Checkpoint, Evaluation, ModelCard, Progress
+from cerulea.nn.decoder import Decoder
+from cerulea.nn.flops import train_flops_per_token
+from cerulea.nn.generate import Sampling, generate
+from cerulea.nn.optim import Optimizer, OptimizerSettings
+from cerulea.nn.precision import DTYPES, Execution
+from cerulea.nn.weights import load_decoder
+from cerulea.text.order import make_order
+from cerulea.text.shards import Shards
+from cerulea.text.tokenizer import Tokenizer
+from cerulea.train.checkpoint import (
+    Snapshot,
+    Writer,
+    checkpoint_folders,
+    load_resume,
+    newest_checkpoint,
+    remove_leftovers,
+    retain,
+    snapshot_tensors,
+)
+from cerulea.train.evaluate import held_out
+from cerulea.train.loop import Slot, SpikeGuard, add_gradients, agree, clip, count_targets, gradient_norm
+from cerulea.train.parallel import Team
+from cerulea.train.recipe import TextRecipe
+from cerulea.train.record import Metrics
+from cerulea.train.schedule import batch_rows, momentum_at, rate_scale
+
+# Keys that may differ when a run goes on: they say when to stop, look or save, and touch no step before.
+MAY_CHANGE = {
+    "train": {
+        *("steps", "tokens", "epochs", "minutes", "target_bits_per_byte", "patience"),
+        *("eval_first", "eval_steps", "eval_minutes", "sample_tokens", "sample_prompt"),
+        *("checkpoint_steps", "checkpoint_minutes", "keep_last", "keep_best"),
+    },
+    "data": {"train", "valid"},  # paths may move; the digest of the documents may not
+    "tokenizer": {"folder"},
+}
+MICRO_BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
+
+Event = Progress | Evaluation | Checkpoint
+
+
+@dataclass(slots=True)
+class RunState:
+    """What a run knows besides tensors; plain values that travel in state.json."""
+
+    step: int = 0
+    samples: int = 0  # rows read, of one context each
+    tokens: int = 0
+    elapsed_s: float = 0.0
+    evaluate_s: float = 0.0  # what one evaluation takes
+    best: float = math.inf  # bits per byte
+    best_step: int = 0
+    bad_evaluations: int = 0  # in a row
+    scores: dict[str, float] = field(default_factory=dict)  # bits per byte by step
+    evaluated: dict[str, float] = field(default_factory=dict)  # the last evaluation
+    stop_reason: str = ""
+
+
+def train_text(
+    recipe: TextRecipe,
+    shards: Shards,
+    tokenizer: Tokenizer,
+    folder: Path,
+    execution: Execution,
+    *,
+    resume: bool = False,
+    team: Team = Team(),  # noqa: B008
+    should_stop: Callable[[], str] = lambda: "",
+    began: float | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Iterator[Event]:
+    """Train until a stop rule holds; to stop earlier, cease to ask or let `should_stop` give a reason.
+
+    Args:
+        folder: of the run; gets metrics.jsonl and checkpoints/.
+        resume: go on from the newest checkpoint in `folder` that verifies.
+        team: the processes that train together; only its leader writes files.
+        should_stop: asked after each step; a reason ends the run with a checkpoint.
+        began: `time.monotonic()` of the command's start, for `elapsed_s` and `train.minutes`.
+        say: told of what a person should know, such as a damaged checkpoint.
+
+    Raises:
+        ResumeMismatch: the checkpoint is of another recipe, corpus or tokenizer.
+        CheckpointNotWritten, CheckpointUnusable, TrainingDiverged.
+    """
+    run = _Run(recipe, shards, tokenizer, folder, execution, team, monotonic() if began is None else began)
+    try:
+        if resume:
+            run.resume(say)
+        else:
+            run.start()
+        yield from run.steps(should_stop)
+    finally:
+        run.close()
+
+
+class _Run:
+    """The parts of one run, and the loop over its steps."""
+
+    def __init__(
+        self,
+        recipe: TextRecipe,
+        shards: Shards,
+        tokenizer: Tokenizer,
+        folder: Path,
+        execution: Execution,
+        team: Team,
+        began: float,
+    ) -> None:
+        self.recipe, self.shards, self.tokenizer, self.team = recipe, shards, tokenizer, team
+        self.keys = recipe.train
+        self.folder, self.checkpoints = folder, folder / "checkpoints"
+        self.execution, self.began = execution, began
+        self.shape = recipe.shape(tokenizer.vocab)
+        self.device = torch.device(execution.device)
+        self.order = make_order(
+            tuple(len(t) for t in shards.train), shards.weights, self.shape.context, self.keys.seed
+        )
+        self.read = shards.reader(self.shape.context, self.keys.seed)
+        self.state, self.before_s = RunState(), 0.0
+        self.guard = SpikeGuard(self.keys.skip_sigma)
+        self.writer = Writer(self.checkpoints)
+        self.stall_s = self.looked_at = self.saved_at = 0.0
+        self.metrics: Metrics | None = None
+
+    # -- beginning ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Draw initial weights."""
+        torch.manual_seed(self.keys.seed)
+        self._use(Decoder(self.shape, dropout=self.keys.dropout))
+        if self.team.leads:
+            remove_leftovers(self.checkpoints)
+            self.metrics = Metrics(self.folder / "metrics.jsonl")
+
+    def resume(self, say: Callable[[str], None]) -> None:
+        """Take weights, optimizer and state from the newest checkpoint that verifies; start where there is none."""
+        if self.team.leads:
+            remove_leftovers(self.checkpoints)
+        checkpoint = newest_checkpoint(self.checkpoints, say if self.team.leads else lambda sentence: None)
+        self.team.meet()
+        if checkpoint is None:
+            say("The run has no checkpoint yet and starts at step 0.")
+            self.start()
+            return
+        tensors, state = load_resume(checkpoint.folder)
+        differing = differences(state["binding"], binding(self.recipe, self.shards))
+        if differing:
+            raise ResumeMismatch(
+                f"The checkpoint at step {checkpoint.step:,} was made with another {' and '.join(differing)}.",
+                why="A resumed run must compute what the uninterrupted one would have.",
+                fix="Restore what differs, or start a new run without --resume.",
+            )
+        decoder = load_decoder(checkpoint.folder)
+        decoder.set_dropout(self.keys.dropout)
+        self.execution = replace(self.execution, **{k: state["execution"][k] for k in ("precision", "compile")})
+        self._use(decoder)
+        self.optimizer.load({k: v.to(self.device) if v.ndim else v for k, v in tensors.items()})
+        self.state = RunState(**state["run"])
+        self.state.stop_reason = ""
+        self.before_s = self.looked_at = self.saved_at = self.state.elapsed_s
+        self.guard.load(state["guard"])
+        if self.team.leads:
+            self.metrics = Metrics(self.folder / "metrics.jsonl", state["metrics_bytes"])
+
+    def _use(self, decoder: Decoder) -> None:
+        """Put the decoder to work: device, precision, compiling, optimizer."""
+        self.decoder = decoder.to(self.device).train()
+        self.decoder.compute_dtype = DTYPES[self.execution.precision]
+        if self.execution.compile:
+            self.decoder.compile_blocks()
+        self.settings = optimizer_settings(self.recipe, self.execution)
+        self.optimizer = Optimizer(self.decoder, self.settings)
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def steps(self, should_stop: Callable[[], str]) -> Iterator[Event]:
+        """Steps until a stop rule holds, with evaluations and checkpoints between them."""
+        state = self.state
+        if self.keys.eval_first and state.step == 0:
+            yield self._evaluate()
+        while not state.stop_reason:
+            progress = self._step()
+            yield progress
+            state.stop_reason = self._stop_reason(should_stop())
+            new_best = False
+            if self._evaluation_due() or (state.stop_reason and str(state.step) not in state.scores):
+                evaluation = self._evaluate()
+                new_best = evaluation.best
+                yield evaluation
+                state.stop_reason = state.stop_reason or self._stop_reason("")
+            if self._checkpoint_due() or (new_best and self.keys.patience) or state.stop_reason:
+                yield from self._finished(wait=True)
+                self._save()
+            yield from self._finished(wait=bool(state.stop_reason))
+
+    def _step(self) -> Progress:
+        keys, state = self.keys, self.state
+        began = perf_counter()
+        # With `minutes` each rank has a clock of its own: the leader's holds.
+        (fraction,) = agree(self.team, self._fraction() if self.team.leads else 0.0)
+        rows = batch_rows(self.recipe.rows, keys.batch_ramp, fraction)
+        slots = self._slots(rows)
+        (targets,) = agree(self.team, float(count_targets(slots)))
+        self.decoder.zero_grad(set_to_none=True)
+        summed = add_gradients(self.decoder, slots, targets, seed=keys.seed, step=state.step)
+        self.team.sum_gradients(self.decoder.parameters())
+        (total,) = agree(self.team, float(summed))
+        loss, norm = total / targets, gradient_norm(self.decoder)
+        skipped = self.guard.reason_to_skip(loss, norm)
+        scale = rate_scale(
+            self.schedule,
+            state.step,
+            fraction,
+            warmup_steps=keys.warmup_steps,
+            decay_fraction=keys.decay_fraction,
+            final_rate=keys.final_rate,
+        )
+        if not skipped:
+            clip(self.decoder, norm, self.largest_norm)
+            momentum = momentum_at(state.step, self.settings.momentum)
+            self.optimizer.step(rate_scale=scale, momentum=momentum, decay_scale=self._decay_scale(scale))
+        tokens = rows * self.shape.context
+        state.step += 1
+        state.samples += rows
+        state.tokens += tokens
+        state.elapsed_s = self._elapsed()
+        seconds = perf_counter() - began
+        flops = train_flops_per_token(self.shape, self.shape.context) * tokens / seconds
+        progress = Progress(
+            step=state.step,
+            tokens=state.tokens,
+            loss=loss,
+            learning_rate=scale,
+            gradient_norm=norm,
+            tokens_per_s=tokens / seconds,
+            flops_utilization=flops / (self.execution.peak_flops * self.team.ranks),
+            elapsed_s=state.elapsed_s,
+            fraction=self._fraction(),
+            skipped=skipped,
+        )
+        if self.metrics:
+            self.metrics.add("progress", asdict(progress))
+        return progress
+
+    def _slots(self, rows: int) -> list[Slot]:
+        """This rank's micro-batches of the step's rows. Slots are the same on any number of ranks that divides them."""
+        context, ranks = self.shape.context, self.team.ranks
+        micro = self.keys.micro_batch_tokens or min(
+            MICRO_BATCH_TOKENS[self.device.type], self.keys.batch_tokens
+        )
+        count = max(ranks, -(-rows * context // micro))
+        edges = [rows * i // count for i in range(count + 1)]
+        first, last = count * self.team.rank // ranks, count * (self.team.rank + 1) // ranks
+        slots = []
+        for number in range(first, last):
+            start, stop = edges[number], edges[number + 1]
+            if start == stop:
+                continue
+            ids = torch.from_numpy(self.read(self.state.samples + start, stop - start)).to(self.device)
+            slots.append(Slot(number, ids[:, :-1].contiguous(), ids[:, 1:].contiguous()))
+        return slots
+
+    # -- schedules and stop rules ------------------------------------------------------------------
+
+    @property
+    def schedule(self) -> str:
+        """The schedule's name, with `auto` resolved."""
+        if self.keys.schedule != "auto":
+            return self.keys.schedule
+        return "cosine" if self.recipe.model.preset == "gpt2" else "wsd"
+
+    @property
+    def largest_norm(self) -> float:
+        """Gradient norm to clip at, 0 for none."""
+        if self.keys.clip >= 0:
+            return self.keys.clip
+        return 1.0 if self.settings.kind == "adamw" else 0.0
+
+    def _decay_scale(self, scale: float) -> float:
+        return 1.0 if self.settings.kind == "adamw" else scale
+
+    def _elapsed(self) -> float:
+        return self.before_s + monotonic() - self.began
+
+    def _fraction(self) -> float:
+        """Share of the run that is done: the largest over all limits that the recipe sets."""
+        keys, state = self.keys, self.state
+        shares = [0.0]
+        if keys.steps:
+            shares.append(state.step / keys.steps)
+        if keys.tokens:
+            shares.append(state.tokens / keys.tokens)
+        if keys.epochs:
+            shares.append(self.order.epochs(state.samples) / keys.epochs)
+        if keys.minutes:
+            # The last evaluation belongs to the time that was asked for.
+            shares.append(self._elapsed() / max(60 * keys.minutes - state.evaluate_s, 1e-9))
+        return min(1.0, max(shares))
+
+    def _stop_reason(self, asked: str) -> str:
+        keys, state = self.keys, self.state
+        team_asked, over = agree(self.team, float(bool(asked)), float(self._fraction() >= 1.0))
+        if team_asked:
+            return asked or "signal"
+        if keys.target_bits_per_byte and state.best <= keys.target_bits_per_byte:
+            return "target"
+        if keys.patience and state.bad_evaluations >= keys.patience:
+            return "patience"
+        if not over:
+            return ""
+        for name, done in (
+            ("steps", keys.steps and state.step >= keys.steps),
+            ("tokens", keys.tokens and state.tokens >= keys.tokens),
+            ("epochs", keys.epochs and self.order.epochs(state.samples) >= keys.epochs),
+        ):
+            if done:
+                return name
+        return "minutes"
+
+    # -- evaluation and checkpoints ----------------------------------------------------------------
+
+    def _evaluation_due(self) -> bool:
+        keys, state = self.keys, self.state
+        by_step = keys.eval_steps > 0 and state.step % keys.eval_steps == 0
+        by_time = keys.eval_minutes > 0 and state.elapsed_s - self.looked_at >= 60 * keys.eval_minutes
+        return bool(agree(self.team, float(by_step or by_time))[0])
+
+    def _evaluate(self) -> Evaluation:
+        keys, state = self.keys, self.state
+        began = perf_counter()
+        score = held_out(self.decoder, self.shards.valid, self.tokenizer.bytes_of, self.shards.valid_bytes)
+        sample = self._sample() if keys.sample_tokens and self.team.leads else ""
+        # Every rank scores the same tokens; the leader's numbers hold, so that all decide alike.
+        bits, loss = score.bits_per_byte, score.loss
+        better = bits < state.best
+        state.best, state.best_step = (bits, state.step) if better else (state.best, state.best_step)
+        state.bad_evaluations = 0 if better else state.bad_evaluations + 1
+        state.scores[str(state.step)] = bits
+        state.evaluated = {"step": state.step, "loss": loss, "bits_per_byte": bits}
+        state.evaluate_s = perf_counter() - began
+        state.elapsed_s = self.looked_at = self._elapsed()
+        evaluation = Evaluation(
+            step=state.step,
+            loss=loss,
+            bits_per_byte=bits,
+            elapsed_s=state.elapsed_s,
+            evaluate_s=state.evaluate_s,
+            best=better,
+            sample=sample,
+        )
+        if self.metrics:
+            self.metrics.add("eval", asdict(evaluation))
+        return evaluation
+
+    def _sample(self) -> str:
+        keys = self.keys
+        prompt = [self.tokenizer.end_of_text, *self.tokenizer.encode_prompt(keys.sample_prompt)]
+        sampling = Sampling(max_tokens=keys.sample_tokens, seed=keys.seed)
+        rows = generate(self.decoder, prompt, sampling, stop=self.tokenizer.end_of_text)
+        return keys.sample_prompt + self.tokenizer.decode(rows[0])
+
+    def _checkpoint_due(self) -> bool:
+        keys, state = self.keys, self.state
+        by_step = keys.checkpoint_steps > 0 and state.step % keys.checkpoint_steps == 0
+        by_time = keys.checkpoint_minutes > 0 and state.elapsed_s - self.saved_at >= 60 * keys.checkpoint_minutes
+        return bool(agree(self.team, float(by_step or by_time))[0])
+
+    def _save(self) -> None:
+        """Copy everything and let the writer's thread put it on disk."""
+        self.saved_at = self._elapsed()
+        if not (self.team.leads and self.metrics):
+            return
+        began = perf_counter()
+        self.metrics.sync()
+        snapshot = Snapshot(
+            shape=self.shape,
+            weights=snapshot_tensors(dict(self.decoder.state_dict())),
+            optimizer=snapshot_tensors(self.optimizer.tensors()),
+            state={
+                "step": self.state.step,
+                "run": asdict(self.state),
+                "guard": self.guard.state(),
+                "metrics_bytes": self.metrics.offset,
+                "binding": binding(self.recipe, self.shards),
+                "execution": self.execution.as_json(),
+            },
+            card=self._card(),
+            tokenizer=self.tokenizer,
+        )
+        self.writer.start(snapshot)
+        self.stall_s += perf_counter() - began
+
+    def _finished(self, *, wait: bool) -> Iterator[Checkpoint]:
+        """The checkpoint that was being written, once it is whole."""
+        began = perf_counter()
+        checkpoint = self.writer.fetch(wait=wait)
+        self.stall_s += perf_counter() - began
+        if checkpoint is None:
+            return
+        checkpoint = replace(checkpoint, stall_s=self.stall_s)
+        self.stall_s = 0.0
+        scores = {int(step): bits for step, bits in self.state.scores.items()}
+        retain(self.checkpoints, last=self.keys.keep_last, best=self.keys.keep_best, scores=scores)
+        yield checkpoint
+
+    def _card(self) -> ModelCard:
+        evaluated = self.state.evaluated if self.state.evaluated.get("step") == self.state.step else {}
+        return ModelCard(
+            preset=self.recipe.model.preset,
+            parameters=self.shape.parameters(),
+            context=self.shape.context,
+            vocab=self.shape.vocab,
+            bits_per_byte=evaluated.get("bits_per_byte"),
+            loss=evaluated.get("loss"),
+            trained_tokens=self.state.tokens,
+            corpus=self.shards.corpus,
+            tokenizer=self.shards.tokenizer,
+        )
+
+    def close(self) -> None:
+        """Wait for a checkpoint that is being written; a failure of it was or will be told elsewhere."""
+        with suppress(Exception):
+            self.writer.fetch(wait=True)
+        if self.metrics:
+            self.metrics.close()
+
+
+def optimizer_settings(recipe: TextRecipe, execution: Execution) -> OptimizerSettings:
+    """Peak rates: the recipe's own, or the preset's rule.
+
+    adamw: 6e-4 (nanoGPT). muon: matrices 0.02; embeddings 0.03, head 0.004, vectors 0.01 at width 384 and below
+    the rule width^-0.5 (nanochat's rule; the constants were tuned at 8,192 tokens a step, see docs/log.md).
+    """
+    keys = recipe.train
+    kind = keys.optimizer
+    if kind == "auto":
+        kind = "adamw" if recipe.model.preset == "gpt2" else "muon"
+    narrow = (384 / recipe.shape(vocab=1).width) ** 0.5
+    adamw = kind == "adamw"
+    rate = keys.learning_rate or (6e-4 if adamw else 0.02)
+    return OptimizerSettings(
+        kind=kind,
+        learning_rate=rate,
+        embedding_rate=keys.embedding_rate or (rate if adamw else 0.03 * narrow),
+        head_rate=keys.head_rate or (rate if adamw else 0.004 * narrow),
+        vector_rate=keys.vector_rate or (rate if adamw else 0.01),
+        weight_decay=keys.weight_decay,
+        beta1=keys.beta1 or (0.9 if adamw else 0.8),
+        beta2=keys.beta2,
+        momentum=keys.momentum,
+        orthogonal_dtype=DTYPES[execution.precision],
+    )
+
+
+def binding(recipe: TextRecipe, shards: Shards) -> dict[str, Any]:
+    """What a checkpoint is bound to: every key that decides its numbers, and the digests of what was read."""
+    keys = recipe.as_json()
+    del keys["name"]
+    for table, names in MAY_CHANGE.items():
+        for name in names:
+            keys[table].pop(name, None)
+    return {"recipe": keys, "corpus": shards.corpus, "tokenizer": shards.tokenizer}
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two bindings, as a person would say it."""
+    found = []
+    if then["corpus"] != now["corpus"]:
+        found.append(f"corpus ({then['corpus'][:12]}, now {now['corpus'][:12]})")
+    if then["tokenizer"] != now["tokenizer"]:
+        found.append(f"tokenizer ({then['tokenizer'][:12]}, now {now['tokenizer'][:12]})")
+    for table, value in now["recipe"].items():
+        old = then["recipe"].get(table)
+        if isinstance(value, dict) and isinstance(old, dict):
+            found += [f"{table}.{k} ({old.get(k)!r}, now {v!r})" for k, v in value.items() if old.get(k) != v]
+        elif old != value:
+            found.append(f"{table} ({old!r}, now {value!r})")
+    return found
+
+
+def best_checkpoint(folder: Path, scores: dict[str, float]) -> Path | None:
+    """The kept checkpoint folder with the lowest bits per byte; the newest where none was scored."""
+    folders = checkpoint_folders(folder / "checkpoints")
+    scored = [f for f in folders if str(int(f.name[5:])) in scores]
+    if scored:
+        return min(scored, key=lambda f: scores[str(int(f.name[5:]))])
+    return folders[-1] if folders else None
+
