@@ -6,6 +6,7 @@ Heavy modules are imported inside commands, so that help answers at once. Errors
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -29,7 +30,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Home = Annotated[Path | None, Option("--home", help="Folder of runs and models; CERULEA_HOME or ~/.cerulea by default.")]
+Home = Annotated[
+    Path | None, Option("--home", help="Folder of runs and models; CERULEA_HOME or ~/.cerulea by default.")
+]
 Json = Annotated[bool, Option("--json", help="One JSON object per line on standard output, nothing else there.")]
 ModelName = Annotated[str, Argument(metavar="MODEL", help="A name (brook), a version (brook@3) or a folder.")]
 
@@ -78,7 +81,9 @@ def doctor(
 def train(
     context: typer.Context,
     recipe: Annotated[Path, Argument(help="A TOML recipe; recipes/ holds some.")],
-    data: Annotated[list[str] | None, Option(help="Files, folders or globs instead of the recipe's data.train.")] = None,
+    data: Annotated[
+        list[str] | None, Option(help="Files, folders or globs instead of the recipe's data.train.")
+    ] = None,
     set_: Annotated[list[str] | None, Option("--set", help="Change one key: --set train.steps=100.")] = None,
     name: Annotated[str | None, Option(help="The model's name instead of the recipe's.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with the newest unfinished run of this name.")] = False,
@@ -176,7 +181,9 @@ def sample(
 @app.command("import")
 def import_(
     context: typer.Context,
-    folder: Annotated[Path, Argument(metavar="DIR", help="A Hugging Face folder: GPT-2, Llama, Mistral, Qwen2, Qwen3.")],
+    folder: Annotated[
+        Path, Argument(metavar="DIR", help="A Hugging Face folder: GPT-2, Llama, Mistral, Qwen2, Qwen3.")
+    ],
     name: Annotated[str, Option(help="The name it gets.")],
     home: Home = None,
     as_json: Json = False,
@@ -203,7 +210,9 @@ def export(
     from cerulea.flows.models import export_model
 
     family = export_model(settings_of(context, home), model, folder, format_)
-    put({"model": model, "folder": str(folder), "family": family}) if as_json else print(f"{folder}: {model} as {family}")
+    put({"model": model, "folder": str(folder), "family": family}) if as_json else print(
+        f"{folder}: {model} as {family}"
+    )
 
 
 @app.command()
@@ -263,7 +272,7 @@ def run() -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         raise SystemExit(1) from None
     except Exception as error:
         exit_code = getattr(error, "exit_code", None)

@@ -5,6 +5,7 @@ Kept:    with `--json` one object per line and nothing else; without a terminal 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -144,7 +145,9 @@ class TrainView:
         self.losses.append(progress.loss)
         now = time.monotonic()
         if progress.skipped:
-            (self.live.console if self.live else self.console).print(f"skipped step {progress.step:,}: {progress.skipped}", markup=False)
+            (self.live.console if self.live else self.console).print(
+                f"skipped step {progress.step:,}: {progress.skipped}", markup=False
+            )
         if self.live is not None:
             if now - self.printed_at > 0.25:
                 self.printed_at = now
@@ -184,11 +187,17 @@ class TrainView:
             rows.add_row("step", f"{p.step:,}   {p.tokens:,} tokens   {self._left(p)} left")
             rows.add_row("loss", f"{p.loss:.4f} nats per token   rate {p.learning_rate:.2f}")
             rows.add_row("", Text(curve(self.losses, width), style="cyan"))
-            rows.add_row("speed", f"{p.tokens_per_s:,.0f} tokens/s   {p.flops_utilization:.0%} of this machine's measured peak")
+            rows.add_row(
+                "speed", f"{p.tokens_per_s:,.0f} tokens/s   {p.flops_utilization:.0%} of this machine's measured peak"
+            )
         if self.evaluations:
             first, e = self.evaluations[0], self.evaluations[-1]
             best = min(x.bits_per_byte for x in self.evaluations)
-            rows.add_row("held out", f"{e.bits_per_byte:.4f} bits per byte at step {e.step:,}   best {best:.4f}   first {first.bits_per_byte:.4f}")
+            rows.add_row(
+                "held out",
+                f"{e.bits_per_byte:.4f} bits per byte at step {e.step:,}   "
+                f"best {best:.4f}   first {first.bits_per_byte:.4f}",
+            )
         if self.saved:
             rows.add_row("saved", self.saved)
         parts: list[Any] = [rows]
@@ -203,7 +212,11 @@ class TrainView:
             self.live = None
             if self.evaluations and self.evaluations[-1].sample:
                 print(_indented(self.evaluations[-1].sample))
-        before = f" (before training {self.evaluations[0].bits_per_byte:.4f})" if self.evaluations and self.evaluations[0].step == 0 else ""
+        before = (
+            f" (before training {self.evaluations[0].bits_per_byte:.4f})"
+            if self.evaluations and self.evaluations[0].step == 0
+            else ""
+        )
         score = f"{done.bits_per_byte:.4f} bits per byte{before}" if done.bits_per_byte is not None else "not scored"
         print(
             f"done: {done.model}@{done.version}, {score}, {done.step:,} steps, "
@@ -236,7 +249,7 @@ def curve(values: list[float], width: int) -> str:
         return ""
     count = min(width, len(values))
     edges = [len(values) * i // count for i in range(count + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     low, high = min(means), max(means)
     span = (high - low) or 1.0
     return "".join(BARS[min(7, int(8 * (m - low) / span))] if m == m else "?" for m in means)
@@ -251,8 +264,14 @@ def _indented(text: str) -> str:
 
 def show_machine(values: dict[str, Any]) -> None:
     """`cerulea doctor` for a person."""
-    print(f"{values['device']}: {values['cores']} cores, {values['threads']} threads, {values['memory_bytes'] / 2**30:.1f} GiB of memory")
-    print(f"matrix products   fp32 {values['matmul_fp32_gflops']:,.0f} GFLOP/s   bf16 {values['matmul_bf16_gflops']:,.0f} GFLOP/s")
+    print(
+        f"{values['device']}: {values['cores']} cores, {values['threads']} threads, "
+        f"{values['memory_bytes'] / 2**30:.1f} GiB of memory"
+    )
+    print(
+        f"matrix products   fp32 {values['matmul_fp32_gflops']:,.0f} GFLOP/s   "
+        f"bf16 {values['matmul_bf16_gflops']:,.0f} GFLOP/s"
+    )
     print(f"memory reads      {values['memory_read_gb_per_s']:.1f} GB/s")
     for gpu in values["gpus"]:
         print(f"gpu               {gpu['name']}, {gpu['memory_bytes'] / 2**30:.0f} GiB")
@@ -317,6 +336,9 @@ def show_known(known: dict[str, Any], depth: int = 0) -> None:
         elif name == "evaluations" and value:
             print(f"{pad}evaluations:")
             for line in value:
-                print(f"{pad}  step {line['step']:>7,}  {line['bits_per_byte']:.4f} bits per byte  {line['elapsed_s']:.1f} s")
+                print(
+                    f"{pad}  step {line['step']:>7,}  {line['bits_per_byte']:.4f} bits per byte  "
+                    f"{line['elapsed_s']:.1f} s"
+                )
         else:
             print(f"{pad}{name}: {value}")

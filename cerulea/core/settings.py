@@ -71,7 +71,11 @@ def _parse(name: str, variable: str, text: str) -> object:
         return Path(text).expanduser()
     if name == "threads":
         if not text.isdigit():
-            raise Invalid(f"{variable} is {text!r}.", why="It is a whole number of CPU threads, 0 or more.", fix=f"Unset {variable}.")
+            raise Invalid(
+                f"{variable} is {text!r}.",
+                why="It is a whole number of CPU threads, 0 or more.",
+                fix=f"Unset {variable}.",
+            )
         return int(text)
     if text not in ("auto", "cpu", "cuda"):
         raise Invalid(f"{variable} is {text!r}.", why="Known devices are auto, cpu and cuda.", fix=f"Unset {variable}.")

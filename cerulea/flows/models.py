@@ -72,11 +72,15 @@ def find_model(settings: Settings, label: str) -> Model:
     if (folder / "config.json").exists():
         return Model(folder=folder)
     if (folder / "checkpoints").is_dir():
-        raise NotFound(f"{label} is a run, not a model.", fix=f"Name one of its checkpoints, or see it: cerulea show {label}")
+        raise NotFound(
+            f"{label} is a run, not a model.", fix=f"Name one of its checkpoints, or see it: cerulea show {label}"
+        )
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     raise NotFound(
         f"There is no model {label!r}.",
-        why=f"The nearest name is {near[0]!r}." if near else "A model is a name, name@version, or a folder with a config.json.",
+        why=f"The nearest name is {near[0]!r}."
+        if near
+        else "A model is a name, name@version, or a folder with a config.json.",
         fix="See what there is: cerulea models",
     )
 
@@ -188,7 +192,10 @@ def export_model(settings: Settings, label: str, folder: Path, form: str) -> str
 def check_name(name: str) -> None:
     """Refuse a name that is not made of letters, digits, '-', '_' and '.'."""
     if not name or not name[0].isalnum() or not all(c.isalnum() or c in "-_." for c in name):
-        raise Invalid(f"{name!r} cannot name a model.", fix="Use letters, digits, '-', '_' and '.', beginning with a letter or digit.")
+        raise Invalid(
+            f"{name!r} cannot name a model.",
+            fix="Use letters, digits, '-', '_' and '.', beginning with a letter or digit.",
+        )
 
 
 def _folder(settings: Settings, name: str, version: int) -> Path:

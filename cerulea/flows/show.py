@@ -14,7 +14,7 @@ from cerulea.core.errors import Failed, Invalid, NotFound
 from cerulea.core.files import read_json
 from cerulea.core.settings import Settings
 from cerulea.flows.models import find_model, open_model
-from cerulea.flows.train import find_run, loss_curve
+from cerulea.flows.runs import find_run, loss_curve
 from cerulea.nn.generate import Sampling, generate
 from cerulea.nn.precision import set_threads
 from cerulea.train.evaluate import Score, score_file
@@ -67,8 +67,18 @@ def show(settings: Settings, label: str) -> dict[str, Any]:
     except NotFound:
         model = find_model(settings, label)
     card = model.card()
-    config = {k: v for k, v in read_json(model.folder / "config.json").items() if k in ("model_type", "architectures", "shape")}
-    known: dict[str, Any] = {"kind": "model", "model": model.label, "folder": str(model.folder), "card": card, "config": config}
+    config = {
+        k: v
+        for k, v in read_json(model.folder / "config.json").items()
+        if k in ("model_type", "architectures", "shape")
+    }
+    known: dict[str, Any] = {
+        "kind": "model",
+        "model": model.label,
+        "folder": str(model.folder),
+        "card": card,
+        "config": config,
+    }
     run = card.get("extra", {}).get("run")
     if run and (settings.runs / run / "run.json").exists():
         known["run"] = _run(settings.runs / run)
@@ -93,7 +103,10 @@ def export_tensorboard(settings: Settings, run: str, folder: Path, say: Callable
         raise Failed("tensorboardX is not installed.", fix="pip install 'cerulea[tensorboard]'") from error
     source = find_run(settings, run)
     points = 0
-    names = {"progress": ("loss", "learning_rate", "gradient_norm", "tokens_per_s", "flops_utilization"), "eval": ("bits_per_byte", "loss")}
+    names = {
+        "progress": ("loss", "learning_rate", "gradient_norm", "tokens_per_s", "flops_utilization"),
+        "eval": ("bits_per_byte", "loss"),
+    }
     with SummaryWriter(str(folder)) as writer:
         for line in read_metrics(source / "metrics.jsonl"):
             place = "train" if line["event"] == "progress" else "held_out"

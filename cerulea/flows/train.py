@@ -21,21 +21,23 @@ from typing import Any
 
 import torch
 
-from cerulea.core.errors import CeruleaError, Conflict, NotFound
+from cerulea.core.errors import CeruleaError
 from cerulea.core.files import read_json, write_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, Evaluation, Progress, Usage
 from cerulea.flows.machine import know_machine
 from cerulea.flows.models import Model, register
+from cerulea.flows.runs import begin_record, unfinished_run
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.precision import Execution, choose_execution
 from cerulea.text.corpus import Corpus, Split, open_corpus
 from cerulea.text.shards import Shards, pack, training_texts
 from cerulea.text.tokenizer import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, train_bpe
+from cerulea.train.checkpoint import best_checkpoint
 from cerulea.train.parallel import Team, join_team, leave_team
-from cerulea.train.recipe import TextRecipe, recipe_from
-from cerulea.train.record import now, read_metrics, surroundings, update_record
-from cerulea.train.text import MICRO_BATCH_TOKENS, best_checkpoint, train_text
+from cerulea.train.recipe import TextRecipe
+from cerulea.train.record import now, update_record
+from cerulea.train.text import MICRO_BATCH_TOKENS, train_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def train(
             resume,
         )
         if team.leads:
-            _begin_record(folder, recipe, shards, execution, resume)
+            begin_record(folder, recipe, shards, execution, resume)
         with _stop_signals() as asked:
             run = train_text(
                 recipe,
@@ -215,7 +217,12 @@ def _digest(*parts: object) -> str:
 def contradictions(recipe: TextRecipe, shards: Shards) -> list[str]:
     """What a person might not have meant, as sentences."""
     found = []
-    if shards.meta["valid_documents"] == 1 and shards.meta["documents"] == 2 and not recipe.data.valid and not recipe.data.valid_tail:
+    if (
+        shards.meta["valid_documents"] == 1
+        and shards.meta["documents"] == 2
+        and not recipe.data.valid
+        and not recipe.data.valid_tail
+    ):
         found.append(f"The corpus is one document: its last {recipe.data.valid_fraction:.0%} are held out.")
     return found
 
@@ -246,80 +253,12 @@ def _execution(recipe: TextRecipe, tokenizer: Tokenizer, machine: Any, device: t
     return chosen[0]
 
 
-# -- the run's folder and record ---------------------------------------------------------------------
-
-
-def _run_folder(settings: Settings, recipe: TextRecipe, resume: bool, team: Team) -> Path:
-    """A new folder for a new run, or that of the newest unfinished run of this name; the leader's holds for all."""
-    box: list[Any] = [None]
-    if team.leads:
-        if resume:
-            box = [str(unfinished_run(settings, recipe.name))]
-        else:
-            name = f"{recipe.name}-{strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-            box = [str(settings.runs / name)]
-    if team.ranks > 1:
-        torch.distributed.broadcast_object_list(box)
-    return Path(box[0])
-
-
-def unfinished_run(settings: Settings, name: str) -> Path:
-    """The newest run of a model's name that did not reach its end.
-
-    Raises:
-        NotFound: there is no run of that name.
-        Conflict: the newest one is finished.
-    """
-    runs = [folder for folder in list_runs(settings) if read_json(folder / "run.json")["recipe"]["name"] == name]
-    if not runs:
-        raise NotFound(f"There is no run of {name!r} to resume.", fix="Start one: the same command without --resume.")
-    record = read_json(runs[-1] / "run.json")
-    if record.get("finished"):
-        raise Conflict(
-            f"Run {runs[-1].name} is finished: {record['stop_reason']}.",
-            why="Its learning rate has come down to the end of its schedule.",
-            fix="Start a new run without --resume, or name what to train further in a new recipe.",
-        )
-    return runs[-1]
-
-
-def list_runs(settings: Settings) -> list[Path]:
-    """Folders of all runs, oldest first."""
-    if not settings.runs.is_dir():
-        return []
-    folders = [p for p in settings.runs.iterdir() if (p / "run.json").exists()]
-    return sorted(folders, key=lambda p: (read_json(p / "run.json")["began"], p.name))
-
-
-def _begin_record(folder: Path, recipe: TextRecipe, shards: Shards, execution: Execution, resume: bool) -> None:
-    if resume:
-        record = read_json(folder / "run.json")
-        entry = {"at": now(), "execution": execution.as_json(), "code": surroundings()["code"]}
-        update_record(folder, resumes=[*record["resumes"], entry], recipe=recipe.as_json(), stop_reason="", pid=os.getpid())
-        return
-    update_record(
-        folder,
-        run=folder.name,
-        began=now(),
-        recipe=recipe.as_json(),
-        recipe_digest=recipe.digest(),
-        corpus={k: shards.meta[k] for k in ("corpus", "entries", "documents", "train_tokens", "valid_tokens", "valid_bytes")},
-        tokenizer=shards.tokenizer,
-        execution=execution.as_json(),
-        resumes=[],
-        stop_reason="",
-        finished=False,
-        pid=os.getpid(),
-        **surroundings(),
-    )
-
-
 def _finish(settings: Settings, recipe: TextRecipe, folder: Path, asked: str) -> Done:
     """Register the best checkpoint; a run that was asked to stop registers too and can still go on."""
     root = folder / "checkpoints"
     newest = sorted(p for p in root.iterdir() if p.name.startswith("step-") and not p.name.endswith(".tmp"))[-1]
     state = read_json(newest / "state.json")["run"]
-    best = best_checkpoint(folder, state["scores"])
+    best = best_checkpoint(root, state["scores"])
     assert best is not None
     step = int(best.name[5:])
     model = register(settings, best, recipe.name, extra={"run": folder.name, "step": step})
@@ -373,27 +312,19 @@ def _stop_signals() -> Iterator[Callable[[], str]]:
     try:
         yield lambda: reasons[0] if reasons else ""
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
 
 
-def find_run(settings: Settings, name: str) -> Path:
-    """A run's folder by its name or path.
-
-    Raises:
-        NotFound: no such run.
-    """
-    for folder in (settings.runs / name, Path(name).expanduser()):
-        if (folder / "run.json").exists():
-            return folder
-    raise NotFound(f"There is no run {name!r}.", fix=f"Runs lie in {settings.runs}; `cerulea show MODEL` names a model's run.")
-
-
-def loss_curve(folder: Path) -> list[tuple[int, float]]:
-    """(step, loss) of a run so far."""
-    return [(line["step"], line["loss"]) for line in read_metrics(folder / "metrics.jsonl") if line["event"] == "progress"]
-
-
-def recipe_of(folder: Path) -> TextRecipe:
-    """The recipe that a run was started with."""
-    return recipe_from(read_json(folder / "run.json")["recipe"], str(folder / "run.json"))
+def _run_folder(settings: Settings, recipe: TextRecipe, resume: bool, team: Team) -> Path:
+    """A new folder for a new run, or that of the newest unfinished run of this name; the leader's holds for all."""
+    box: list[Any] = [None]
+    if team.leads:
+        if resume:
+            box = [str(unfinished_run(settings, recipe.name))]
+        else:
+            name = f"{recipe.name}-{strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+            box = [str(settings.runs / name)]
+    if team.ranks > 1:
+        torch.distributed.broadcast_object_list(box)
+    return Path(box[0])

@@ -22,7 +22,7 @@ from cerulea.nn.shape import GATE_CHANNELS, DecoderShape, RopeScaling
 class Linear(nn.Linear):
     """A linear map whose float32 master weights are cast to the dtype of the activations."""
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 

@@ -33,7 +33,7 @@ class Norm(nn.Module):
         if shape.norm == "layer":
             self.bias = nn.Parameter(torch.zeros(shape.width))
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         if self.kind == "layer":
             return F.layer_norm(x, (self.width,), self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
         if self.kind == "plain_rms":
@@ -51,7 +51,7 @@ class MLP(nn.Module):
         self.up = Linear(shape.width, up, bias=shape.mlp_bias)
         self.down = Linear(shape.hidden, shape.width, bias=shape.mlp_bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         h = self.up(x)
         if self.activation == "swiglu":
             gate, h = h.chunk(2, dim=-1)
@@ -77,7 +77,7 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor] | None, value: Tensor | None, cache: KVCache | None
-    ) -> Tensor:  # noqa: D102
+    ) -> Tensor:
         x = x + F.dropout(self.attention(self.attention_norm(x), rope, value, cache), self.dropout, self.training)
         return x + F.dropout(self.mlp(self.mlp_norm(x)), self.dropout, self.training)
 
@@ -112,6 +112,8 @@ class Decoder(nn.Module):
             self.head = Linear(shape.width, shape.vocab, bias=False)
         if shape.rope_base:
             cos, sin = rope_tables(shape)
+            self.rope_cos: Tensor
+            self.rope_sin: Tensor
             self.register_buffer("rope_cos", cos, persistent=False)
             self.register_buffer("rope_sin", sin, persistent=False)
         self._stream: Callable[[Tensor, KVCache | None], Tensor] = self._run_blocks
@@ -120,12 +122,15 @@ class Decoder(nn.Module):
     @property
     def head_weight(self) -> nn.Parameter:
         """The head's weight_VD: its own, or the token embedding's where they are tied."""
-        return self.embedding.weight if self.shape.tied else self.head.weight
+        weight = self.embedding.weight if self.shape.tied else self.head.weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
 
     def set_dropout(self, share: float) -> None:
         """Use this dropout from now on."""
         self.dropout = share
         for block in self.blocks:
+            assert isinstance(block, Block)
             block.dropout = share
 
     def compile_blocks(self) -> None:

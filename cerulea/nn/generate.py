@@ -35,7 +35,9 @@ class Sampling:
         if self.max_tokens < 1:
             raise Invalid(f"max_tokens is {self.max_tokens}.", fix="Ask for at least one token.")
         if not 0 <= self.temperature < 100:
-            raise Invalid(f"temperature is {self.temperature}.", fix="Use 0 for the likeliest token, or up to about 1.5.")
+            raise Invalid(
+                f"temperature is {self.temperature}.", fix="Use 0 for the likeliest token, or up to about 1.5."
+            )
         if self.top_k < 0:
             raise Invalid(f"top_k is {self.top_k}.", fix="Use 0 for all tokens.")
         if not 0 < self.top_p <= 1:

@@ -36,7 +36,7 @@ def nats(h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, softcap: float) -> T
 
 def summed_nats(h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, softcap: float) -> Tensor:
     """Summed loss, a float32 scalar that can be differentiated to `h_ND` and `weight_VD`."""
-    return _SummedNats.apply(h_ND, weight_VD, target_N, softcap)  # type: ignore[no-any-return]
+    return _SummedNats.apply(h_ND, weight_VD, target_N, softcap)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _piece_rows(h_ND: Tensor, weight_VD: Tensor) -> int:

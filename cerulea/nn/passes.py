@@ -16,12 +16,12 @@ from torch import Tensor
 
 def relu_squared(x: Tensor) -> Tensor:
     """max(x, 0)², any shape."""
-    return _ReluSquared.apply(x)  # type: ignore[no-any-return]
+    return _ReluSquared.apply(x)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def plain_rms_norm(x: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) over the last axis, without a weight."""
-    return _PlainRmsNorm.apply(x, eps)  # type: ignore[no-any-return]
+    """X / sqrt(mean(x²) + eps) over the last axis, without a weight."""
+    return _PlainRmsNorm.apply(x, eps)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def norm_and_rotate(x_BTNK: Tensor, cos_TK: Tensor, sin_TK: Tensor, eps: float) -> Tensor:
@@ -32,7 +32,7 @@ def norm_and_rotate(x_BTNK: Tensor, cos_TK: Tensor, sin_TK: Tensor, eps: float) 
         cos_TK, sin_TK: (T, K / 2), any float dtype.
     """
     cos, sin = cos_TK.to(x_BTNK.dtype)[:, None], sin_TK.to(x_BTNK.dtype)[:, None]
-    return _NormAndRotate.apply(x_BTNK, cos, sin, eps)  # type: ignore[no-any-return]
+    return _NormAndRotate.apply(x_BTNK, cos, sin, eps)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _ReluSquared(torch.autograd.Function):
@@ -52,7 +52,8 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     """1 / sqrt(mean(x²) + eps), float32, last axis kept as 1."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
-    return (norm * norm).div_(x.shape[-1]).add_(eps).rsqrt_()
+    inverse: Tensor = (norm * norm).div_(x.shape[-1]).add_(eps).rsqrt_()
+    return inverse
 
 
 def _norm_backward(gradient: Tensor, y: Tensor, inverse: Tensor) -> Tensor:

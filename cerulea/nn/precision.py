@@ -196,7 +196,7 @@ def _step_seconds(decoder: Decoder, token_BT: Tensor, precision: str, *, compile
     def step() -> Tensor:
         decoder.zero_grad(set_to_none=True)
         loss = decoder.loss(token_BT, token_BT)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     return _seconds(step, token_BT.device, repeats=3)

@@ -162,7 +162,9 @@ def preset_shape(
     }
     if preset == "gpt2":
         if kv_heads not in (None, heads):
-            raise ShapeInvalid("GPT-2 has no shared key-value heads.", fix="Remove model.kv_heads or use another preset.")
+            raise ShapeInvalid(
+                "GPT-2 has no shared key-value heads.", fix="Remove model.kv_heads or use another preset."
+            )
         return DecoderShape(
             **sizes,
             norm="layer",

@@ -71,7 +71,8 @@ def open_corpus(entry: str, field: str = "text") -> Corpus:
             )
         found = [path]
     else:
-        found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file() and kind_of(p)]
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        found = [p for p in map(Path, matches) if p.is_file() and kind_of(p)]
     if not found:
         raise CorpusInvalid(
             f"The corpus {entry!r} is missing or has no text files.",

@@ -78,12 +78,12 @@ def open_bytes(path: Path) -> IO[bytes]:
     """The file's bytes, unpacked by its suffix."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return io.BufferedReader(gzip.open(path, "rb"), READ_BYTES)
     if suffix == ".xz":
         return lzma.open(path, "rb")
     if suffix == ".zst":
         reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-        return io.BufferedReader(reader, READ_BYTES)  # type: ignore[arg-type]
+        return io.BufferedReader(reader, READ_BYTES)
     return path.open("rb")
 
 

@@ -26,7 +26,8 @@ def _splitmix(x: np.ndarray) -> np.ndarray:
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+        mixed_x: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed_x
 
 
 def permute(index: np.ndarray, count: np.ndarray, key: np.ndarray) -> np.ndarray:
@@ -52,7 +53,8 @@ def _feistel(x: np.ndarray, key: np.ndarray, half: np.ndarray, mask: np.ndarray)
     left, right = x >> half, x & mask
     for i in range(ROUNDS):
         left, right = right, left ^ (_splitmix(right ^ key ^ np.uint64(i << 56)) & mask)
-    return (left << half) | right
+    joined: np.ndarray = (left << half) | right
+    return joined
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class Tokenizer:
                 fix="Add one to tokenizer.json (added_tokens).",
             )
         self.end_of_text_token = end
-        self.end_of_text: int = library.token_to_id(end)
+        self.end_of_text = int(library.token_to_id(end) or 0)
         self.specials = {t.content: i for i, t in library.get_added_tokens_decoder().items() if t.special}
         self.digest = hashlib.sha256(_canonical(library)).hexdigest()
         self.dtype = np.dtype(np.uint16 if self.vocab <= 1 << 16 else np.uint32)
@@ -108,7 +108,7 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; special tokens are left out, broken UTF-8 becomes U+FFFD."""
         known = self.vocab
-        return self.library.decode([int(i) for i in ids if i < known], skip_special_tokens=True)  # type: ignore[no-any-return]
+        return self.library.decode([int(i) for i in ids if i < known], skip_special_tokens=True)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and the two small files that Hugging Face's loaders look for."""
@@ -132,12 +132,14 @@ class Tokenizer:
         words = [chunk for chunk in chunks if not chunk[-1].isspace() and chunk.isprintable()]
         rest = chunks.difference(words)
         for chunk in rest:
-            ids = self.library.encode(chunk, add_special_tokens=False).ids
-            self._cache[chunk] = np.array(ids, self.dtype).tobytes()
+            alone = self.library.encode(chunk, add_special_tokens=False).ids
+            self._cache[chunk] = np.array(alone, self.dtype).tobytes()
         size = 4096
         groups = [words[i : i + size] for i in range(0, len(words), size)]
         joined = ["\n" + "\n".join(group) for group in groups]
-        for group, encoding in zip(groups, self.library.encode_batch_fast(joined, add_special_tokens=False), strict=True):
+        for group, encoding in zip(
+            groups, self.library.encode_batch_fast(joined, add_special_tokens=False), strict=True
+        ):
             ids = np.array(encoding.ids, self.dtype)
             ends = np.cumsum(self.bytes_of[ids])
             stops = np.cumsum([len(word.encode()) + 1 for word in group])
@@ -151,11 +153,12 @@ class Tokenizer:
         counts = np.zeros(self.vocab, np.int32)
         letters = byte_letters()
         byte_level = _is_byte_level(self.library)
-        added = set(self.library.get_added_tokens_decoder())
+        added = self.library.get_added_tokens_decoder()
         for token, i in self.library.get_vocab().items():
             if i in added:
-                continue
-            if byte_level:
+                # An added token that is not special is text as it stands (runs of blanks, for example).
+                counts[i] = 0 if added[i].special else len(token.encode())
+            elif byte_level:
                 counts[i] = sum(1 for letter in token if letter in letters)
             elif re.fullmatch(r"<0x[0-9A-F]{2}>", token):
                 counts[i] = 1
@@ -166,8 +169,7 @@ class Tokenizer:
 
 def bytes_tokenizer() -> Tokenizer:
     """256 bytes and the special tokens; id = byte."""
-    letters = {letter: byte for letter, byte in byte_letters().items()}
-    return _finished(Library(models.BPE(vocab=letters, merges=[])), "bytes")
+    return _finished(Library(models.BPE(vocab=byte_letters(), merges=[])), "bytes")
 
 
 def train_bpe(texts: Iterator[str], vocab: int) -> Tokenizer:
@@ -212,7 +214,7 @@ def gpt2_tokenizer(folder: Path) -> Tokenizer:
     # Only the first line is a comment: some merges begin with '#'.
     lines = merges.read_text(encoding="utf-8").split("\n")
     lines = lines[1:] if lines[0].startswith("#version") else lines
-    pairs = [tuple(line.split()) for line in lines if line.strip()]
+    pairs = [(left, right) for left, right in (line.split() for line in lines if line.strip())]
     library = Library(models.BPE(vocab=ids, merges=pairs))
     return _finished(library, "gpt2", specials=(END_OF_TEXT,))
 
@@ -230,7 +232,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         library = Library.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for malformed files
-        raise TokenizerInvalid(f"{path} is no tokenizer: {error}.", fix="Give a Hugging Face tokenizer.json.") from error
+        raise TokenizerInvalid(
+            f"{path} is no tokenizer: {error}.", fix="Give a Hugging Face tokenizer.json."
+        ) from error
     config_path = path.with_name("tokenizer_config.json")
     config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}
     end = config.get("eos_token")

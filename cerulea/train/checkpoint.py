@@ -165,7 +165,9 @@ def newest_checkpoint(root: Path, say: Callable[[str], None]) -> Checkpoint | No
         say(f"Checkpoint {folder.name} is passed over: {problem}.")
     if folders:
         raise CheckpointUnusable(
-            f"No checkpoint in {root} can be used.", why="; ".join(problems) + ".", fix="Start the run anew, without --resume."
+            f"No checkpoint in {root} can be used.",
+            why="; ".join(problems) + ".",
+            fix="Start the run anew, without --resume.",
         )
     return None
 
@@ -177,12 +179,23 @@ def checkpoint_folders(root: Path) -> list[Path]:
     return sorted((p for p in root.iterdir() if _NAME.fullmatch(p.name)), key=lambda p: int(p.name[5:]))
 
 
+def best_checkpoint(root: Path, scores: dict[str, float]) -> Path | None:
+    """The kept checkpoint folder with the lowest bits per byte; the newest where none was scored."""
+    folders = checkpoint_folders(root)
+    scored = [f for f in folders if str(int(f.name[5:])) in scores]
+    if scored:
+        return min(scored, key=lambda f: scores[str(int(f.name[5:]))])
+    return folders[-1] if folders else None
+
+
 def load_resume(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Optimizer tensors and run state of a verified checkpoint."""
     try:
         return load_file(folder / "optim.safetensors"), read_json(folder / "state.json")
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointUnusable(f"{folder} holds no state to resume from: {error}.", fix="Start anew without --resume.") from error
+        raise CheckpointUnusable(
+            f"{folder} holds no state to resume from: {error}.", fix="Start anew without --resume."
+        ) from error
 
 
 def retain(root: Path, *, last: int, best: int, scores: dict[int, float]) -> None:

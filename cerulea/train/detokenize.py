@@ -20,7 +20,7 @@ _OPENER = re.compile(r"(?<!\S)([(\[{$£#]) (?=\S)")
 _QUOTED = re.compile(r'(?<!\S)" ([^"]*?) "(?!\S)')
 _QUOTED_BEFORE_MARK = re.compile(r'(?<!\S)" ([^"]*?) "(?=[.,;:!?)\]}])')
 _PLURAL = re.compile(r"(?<=s) '(?!\S)")
-_NUMBER_MARK = re.compile(r" @([-,.])@ ")
+_NUMBER_MARK = re.compile(r" @([-,.])@(?: |$)")
 _HEADING = re.compile(r"^(=(?: =)*) (.*) \1$")
 
 
@@ -29,7 +29,7 @@ def english(line: str) -> str:
 
     Penn Treebank's brackets (-LRB-) and quotes (`` and '') become the usual ones.
     """
-    line = _BRACKET.sub(lambda match: _BRACKETS[match[0]], line)
+    line = _BRACKET.sub(lambda match: _BRACKETS[match[0]], line.strip())
     # Treebank quotes say themselves which side they are.
     line = re.sub(r"(?<!\S)`` ?", '"', line)
     line = re.sub(r"(?:^| )''(?!\S)", '"', line)

@@ -49,7 +49,7 @@ def add_gradients(decoder: Decoder, slots: Iterable[Slot], targets: float, *, se
         if decoder.dropout:
             torch.manual_seed(mixed(seed, step, slot.number) >> 1)
         loss = decoder.loss(slot.token_BT, slot.target_BT)
-        (loss / targets).backward()  # type: ignore[no-untyped-call]
+        (loss / targets).backward()
         total += loss.detach().double()
     return total
 

@@ -25,7 +25,7 @@ from cerulea.nn.shape import GPT2_SIZES, DecoderShape, preset_shape
 from cerulea.text.tokenizer import KINDS
 
 
-def key(default: Any, help: str) -> Any:  # noqa: A002
+def key(default: Any, help: str) -> Any:
     """A recipe key with its default and the sentence that docs/recipes.md shows."""
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata={"help": help})
@@ -36,10 +36,14 @@ def key(default: Any, help: str) -> Any:  # noqa: A002
 class DataKeys:
     """What is read, and what of it is held out."""
 
-    train: list[str] = key(["stdlib"], "Files, folders, globs or `stdlib`; `--data` replaces this list. Each entry is one corpus.")
+    train: list[str] = key(
+        ["stdlib"], "Files, folders, globs or `stdlib`; `--data` replaces this list. Each entry is one corpus."
+    )
     weights: list[float] = key([], "Share of each corpus in what is trained on; by default in proportion to its size.")
     field: str = key("text", "Field of .jsonl and column of .parquet that holds the text.")
-    valid_fraction: float = key(0.05, "Share of documents held out, by their digest; of a single document its last part.")
+    valid_fraction: float = key(
+        0.05, "Share of documents held out, by their digest; of a single document its last part."
+    )
     valid: list[str] = key([], "Files that are held out whole, instead of a share.")
     valid_tail: float = key(0.0, "Share of the end of one file that is held out, instead of a share of documents.")
 
@@ -57,7 +61,9 @@ class TokenizerKeys:
 class ModelKeys:
     """The decoder's shape."""
 
-    preset: str = key("modern", "`modern` (fastest to a loss), `compat` (Qwen3-shaped, loads elsewhere) or `gpt2` (exactly).")
+    preset: str = key(
+        "modern", "`modern` (fastest to a loss), `compat` (Qwen3-shaped, loads elsewhere) or `gpt2` (exactly)."
+    )
     size: str = key("", f"One of OpenAI's sizes instead of the numbers below: {', '.join(GPT2_SIZES)}.")
     layers: int = key(6, "Number of blocks.")
     width: int = key(384, "Channels of the residual stream.")
@@ -71,7 +77,9 @@ class ModelKeys:
 class TrainKeys:
     """How long, how fast and how carefully."""
 
-    steps: int = key(0, "Stop after this many optimizer steps. At least one of steps, tokens, epochs, minutes is needed.")
+    steps: int = key(
+        0, "Stop after this many optimizer steps. At least one of steps, tokens, epochs, minutes is needed."
+    )
     tokens: int = key(0, "Stop after this many training tokens.")
     epochs: float = key(0.0, "Stop after reading the most-read corpus this often.")
     minutes: float = key(0.0, "Stop this many wall-clock minutes after the command began, evaluation included.")
@@ -81,7 +89,9 @@ class TrainKeys:
     batch_ramp: list[list[float]] = key(
         [], "Smaller batches early: [[share of the run done, share of batch_tokens], ...]; the first share is 0."
     )
-    micro_batch_tokens: int = key(0, "Tokens of one forward pass; 0 fits the machine. Gradients add up to the same batch.")
+    micro_batch_tokens: int = key(
+        0, "Tokens of one forward pass; 0 fits the machine. Gradients add up to the same batch."
+    )
     seed: int = key(1, "Decides initial weights, data order, dropout and samples.")
     dropout: float = key(0.0, "Share of embedding and branch outputs set to zero while training.")
     optimizer: str = key("auto", "`muon`, `adamw`, or `auto`: adamw for gpt2 and muon for the others.")
@@ -94,11 +104,15 @@ class TrainKeys:
     beta2: float = key(0.95, "AdamW's second decay.")
     momentum: float = key(0.95, "Muon's momentum, reached after 100 steps from 0.10 below.")
     clip: float = key(-1.0, "Largest gradient norm; 0 does not clip, -1 takes 1.0 for adamw and none for muon.")
-    schedule: str = key("auto", "`wsd` (constant, then a linear fall), `cosine`, `linear`, or `auto`: cosine for gpt2, else wsd.")
+    schedule: str = key(
+        "auto", "`wsd` (constant, then a linear fall), `cosine`, `linear`, or `auto`: cosine for gpt2, else wsd."
+    )
     warmup_steps: int = key(10, "Steps of linear warm-up.")
     decay_fraction: float = key(0.6, "Share of the run in which `wsd` falls.")
     final_rate: float = key(0.05, "Rate at the end, as a share of the peak.")
-    skip_sigma: float = key(6.0, "Leave out a step whose loss or gradient norm lies this many standard deviations high; 0 never.")
+    skip_sigma: float = key(
+        6.0, "Leave out a step whose loss or gradient norm lies this many standard deviations high; 0 never."
+    )
     eval_first: bool = key(False, "Score the held-out set also before the first step.")
     eval_steps: int = key(50, "Score the whole held-out set every so many steps; 0 only at the end.")
     eval_minutes: float = key(0.0, "Score it also when so many minutes have passed since the last time.")
@@ -109,7 +123,9 @@ class TrainKeys:
     keep_last: int = key(2, "Newest checkpoints that are kept.")
     keep_best: int = key(1, "Best evaluated checkpoints that are kept besides.")
     precision: str = key("auto", "`fp32`, `bf16`, or `auto`: what a probe at the start finds fastest.")
-    compile: str = key("auto", "`on`, `off`, or `auto`: on a GPU, and on a CPU where a long run wins more than it costs.")
+    compile: str = key(
+        "auto", "`on`, `off`, or `auto`: on a GPU, and on a CPU where a long run wins more than it costs."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +179,9 @@ def read_recipe(path: Path, *, changes: list[str] | None = None, data: list[str]
         RecipeInvalid: anything in it that cannot be right.
     """
     if not path.exists():
-        raise NotFound(f"There is no recipe {path}.", fix="Recipes that ship lie in recipes/, for example recipes/tiny.toml.")
+        raise NotFound(
+            f"There is no recipe {path}.", fix="Recipes that ship lie in recipes/, for example recipes/tiny.toml."
+        )
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -181,7 +199,9 @@ def recipe_from(values: dict[str, Any], source: str = "the recipe") -> TextRecip
     """A recipe from plain values, as TOML or `as_json` gives them."""
     kind = values.get("kind", "text")
     if kind != "text":
-        raise RecipeInvalid(f"{source} has kind {kind!r}.", why="This version trains recipes of kind text.", fix='Set kind = "text".')
+        raise RecipeInvalid(
+            f"{source} has kind {kind!r}.", why="This version trains recipes of kind text.", fix='Set kind = "text".'
+        )
     return _build(TextRecipe, values, "", source)  # type: ignore[no-any-return]
 
 
@@ -236,7 +256,13 @@ def _unknown(at: str, name: str, known: list[str], path: str, source: str) -> Re
     )
 
 
-_NAMES = {int: "a whole number", float: "a number", str: "a text in quotes", list: "a list in brackets", bool: "true or false"}
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text in quotes",
+    list: "a list in brackets",
+    bool: "true or false",
+}
 
 
 def _typed(at: str, value: Any, wanted: Any, source: str) -> Any:
@@ -251,7 +277,9 @@ def _typed(at: str, value: Any, wanted: Any, source: str) -> Any:
     if isinstance(value, origin) and not (isinstance(value, bool) and origin is not bool):
         return value
     raise RecipeInvalid(
-        f"{at} in {source} is {value!r}.", why=f"It must be {_NAMES[origin]}.", fix=f"Correct {at}; docs/recipes.md shows it."
+        f"{at} in {source} is {value!r}.",
+        why=f"It must be {_NAMES[origin]}.",
+        fix=f"Correct {at}; docs/recipes.md shows it.",
     )
 
 
@@ -264,28 +292,92 @@ def _check(recipe: TextRecipe) -> None:
             raise RecipeInvalid(what, fix=fix)
 
     safe = recipe.name and all(c.isalnum() or c in "-_." for c in recipe.name) and recipe.name[0].isalnum()
-    need(bool(safe), f"name is {recipe.name!r}.", "Use letters, digits, '-', '_' and '.', beginning with a letter or digit.")
+    need(
+        bool(safe),
+        f"name is {recipe.name!r}.",
+        "Use letters, digits, '-', '_' and '.', beginning with a letter or digit.",
+    )
     need(bool(d.train), "data.train is empty.", 'Name at least one corpus, for example train = ["stdlib"].')
-    need(not d.weights or len(d.weights) == len(d.train), f"data.weights has {len(d.weights)} entries for {len(d.train)} corpora.", "Give one weight for each entry of data.train.")
-    need(all(w > 0 for w in d.weights), f"data.weights is {d.weights}.", "Every weight is above 0; leave a corpus out instead.")
+    need(
+        not d.weights or len(d.weights) == len(d.train),
+        f"data.weights has {len(d.weights)} entries for {len(d.train)} corpora.",
+        "Give one weight for each entry of data.train.",
+    )
+    need(
+        all(w > 0 for w in d.weights),
+        f"data.weights is {d.weights}.",
+        "Every weight is above 0; leave a corpus out instead.",
+    )
     need(0 <= d.valid_fraction < 1, f"data.valid_fraction is {d.valid_fraction}.", "Use a share from 0 to below 1.")
     need(0 <= d.valid_tail < 1, f"data.valid_tail is {d.valid_tail}.", "Use a share from 0 to below 1.")
-    need(not (d.valid and d.valid_tail), "data.valid and data.valid_tail are both set.", "Hold out files or a tail, not both.")
-    need(recipe.tokenizer.kind in KINDS, f"tokenizer.kind is {recipe.tokenizer.kind!r}.", f"Use one of {', '.join(KINDS)}.")
-    need(recipe.tokenizer.kind not in ("gpt2", "hf") or bool(recipe.tokenizer.folder), f"tokenizer.kind {recipe.tokenizer.kind!r} has no folder.", "Set tokenizer.folder to where its files lie.")
-    need(not m.size or m.size in GPT2_SIZES, f"model.size is {m.size!r}.", f"Use one of {', '.join(GPT2_SIZES)}, or layers, width and heads.")
+    need(
+        not (d.valid and d.valid_tail),
+        "data.valid and data.valid_tail are both set.",
+        "Hold out files or a tail, not both.",
+    )
+    need(
+        recipe.tokenizer.kind in KINDS,
+        f"tokenizer.kind is {recipe.tokenizer.kind!r}.",
+        f"Use one of {', '.join(KINDS)}.",
+    )
+    need(
+        recipe.tokenizer.kind not in ("gpt2", "hf") or bool(recipe.tokenizer.folder),
+        f"tokenizer.kind {recipe.tokenizer.kind!r} has no folder.",
+        "Set tokenizer.folder to where its files lie.",
+    )
+    need(
+        not m.size or m.size in GPT2_SIZES,
+        f"model.size is {m.size!r}.",
+        f"Use one of {', '.join(GPT2_SIZES)}, or layers, width and heads.",
+    )
     limits = t.steps or t.tokens or t.epochs or t.minutes
-    need(limits > 0, "The recipe never stops.", "Set at least one of train.steps, tokens, epochs or minutes; it also ends the learning-rate schedule.")
-    need(min(t.steps, t.tokens, t.epochs, t.minutes, t.patience, t.target_bits_per_byte) >= 0, "A stop rule is negative.", "Use 0 for no such rule.")
-    need(t.batch_tokens > 0 and t.batch_tokens % m.context == 0, f"train.batch_tokens {t.batch_tokens:,} is not a whole number of {m.context:,}-token rows.", f"Use a multiple of {m.context:,}.")
-    need(t.micro_batch_tokens % m.context == 0, f"train.micro_batch_tokens {t.micro_batch_tokens:,} is not a whole number of {m.context:,}-token rows.", f"Use a multiple of {m.context:,}, or 0.")
+    need(
+        limits > 0,
+        "The recipe never stops.",
+        "Set at least one of train.steps, tokens, epochs or minutes; it also ends the learning-rate schedule.",
+    )
+    need(
+        min(t.steps, t.tokens, t.epochs, t.minutes, t.patience, t.target_bits_per_byte) >= 0,
+        "A stop rule is negative.",
+        "Use 0 for no such rule.",
+    )
+    need(
+        t.batch_tokens > 0 and t.batch_tokens % m.context == 0,
+        f"train.batch_tokens {t.batch_tokens:,} is not a whole number of {m.context:,}-token rows.",
+        f"Use a multiple of {m.context:,}.",
+    )
+    need(
+        t.micro_batch_tokens % m.context == 0,
+        f"train.micro_batch_tokens {t.micro_batch_tokens:,} is not a whole number of {m.context:,}-token rows.",
+        f"Use a multiple of {m.context:,}, or 0.",
+    )
     ramp = t.batch_ramp
-    need(all(len(p) == 2 and 0 <= p[0] < 1 and 0 < p[1] <= 1 for p in ramp) and (not ramp or ramp[0][0] == 0) and ramp == sorted(ramp), f"train.batch_ramp is {ramp}.", "Write [[0.0, 0.25], [0.3, 1.0]]: rising shares of the run, each with a share of batch_tokens.")
+    need(
+        all(len(p) == 2 and 0 <= p[0] < 1 and 0 < p[1] <= 1 for p in ramp)
+        and (not ramp or ramp[0][0] == 0)
+        and ramp == sorted(ramp),
+        f"train.batch_ramp is {ramp}.",
+        "Write [[0.0, 0.25], [0.3, 1.0]]: rising shares of the run, each with a share of batch_tokens.",
+    )
     need(0 <= t.dropout < 1, f"train.dropout is {t.dropout}.", "Use a share from 0 to below 1.")
-    for name, known in (("optimizer", ("auto", "muon", "adamw")), ("schedule", ("auto", "wsd", "cosine", "linear")), ("precision", ("auto", "fp32", "bf16")), ("compile", ("auto", "on", "off"))):
+    for name, known in (
+        ("optimizer", ("auto", "muon", "adamw")),
+        ("schedule", ("auto", "wsd", "cosine", "linear")),
+        ("precision", ("auto", "fp32", "bf16")),
+        ("compile", ("auto", "on", "off")),
+    ):
         need(getattr(t, name) in known, f"train.{name} is {getattr(t, name)!r}.", f"Use one of {', '.join(known)}.")
-    need(0 <= t.decay_fraction <= 1 and 0 <= t.final_rate <= 1, "train.decay_fraction or final_rate is out of range.", "Use shares from 0 to 1.")
+    need(
+        0 <= t.decay_fraction <= 1 and 0 <= t.final_rate <= 1,
+        "train.decay_fraction or final_rate is out of range.",
+        "Use shares from 0 to 1.",
+    )
     need(t.keep_last >= 1 and t.keep_best >= 0, "train.keep_last is below 1.", "Keep at least one checkpoint.")
-    need(min(t.eval_steps, t.eval_minutes, t.checkpoint_steps, t.checkpoint_minutes, t.sample_tokens, t.warmup_steps) >= 0, "An interval in [train] is negative.", "Use 0 for never.")
+    need(
+        min(t.eval_steps, t.eval_minutes, t.checkpoint_steps, t.checkpoint_minutes, t.sample_tokens, t.warmup_steps)
+        >= 0,
+        "An interval in [train] is negative.",
+        "Use 0 for never.",
+    )
     need(0 <= t.seed < 2**63, f"train.seed is {t.seed}.", "Use a whole number from 0 to 2^63 - 1.")
     recipe.shape(vocab=max(recipe.tokenizer.vocab, 1))

@@ -35,8 +35,8 @@ def hellaswag_questions(path: Path) -> Iterator[Question]:
     for number, row in _objects(path):
         given, label, activity = row.get("endings"), row.get("label"), row.get("activity_label")
         scene = row.get("ctx") if "ctx" in row else _joined(row.get("ctx_a"), row.get("ctx_b"))
-        endings = [plain(e) for e in given if isinstance(e, str)] if isinstance(given, list) else []
-        if len(endings) < 2 or len(endings) != len(given) or not all(endings):
+        endings = [plain(e) if isinstance(e, str) else "" for e in given] if isinstance(given, list) else []
+        if len(endings) < 2 or not all(endings):
             _malformed(path, number, "has no list of two endings or more, each with some text")
         if isinstance(label, str) and label.isdecimal():
             label = int(label)

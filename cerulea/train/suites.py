@@ -38,7 +38,7 @@ LIMIT_BYTES = 1_000  # of a byte stream that count as one example of a limit
 class Task(Protocol):
     """One protocol: read the file, score it, return its metrics."""
 
-    def __call__(  # noqa: D102
+    def __call__(
         self, decoder: Decoder, tokenizer: Tokenizer, path: Path, *, limit: int | None, stride: int | None
     ) -> Metrics: ...
 
@@ -109,18 +109,18 @@ def _find(suite: str, cells: tuple[Cell, ...], data: list[str]) -> dict[str, Pat
     for entry in data:
         name, sign, rest = entry.partition("=")
         if sign and name in names:
-            if not Path(rest).is_file():
+            given[name] = Path(rest).expanduser()
+            if not given[name].is_file():
                 raise NotFound(f"There is no file {rest} for {name}.", fix="Check the path.")
-            given[name] = Path(rest)
-        elif Path(entry).is_dir():
-            folders.append(Path(entry))
-        elif Path(entry).is_file():
+        elif (path := Path(entry).expanduser()).is_dir():
+            folders.append(path)
+        elif path.is_file():
             if len(cells) > 1:
                 raise SuiteInvalid(
                     f"{entry} does not say which data set of {suite} it is.",
                     fix=f"--data NAME={entry}, where NAME is one of: {', '.join(names)}.",
                 )
-            given[names[0]] = Path(entry)
+            given[names[0]] = path
         elif sign:
             raise SuiteInvalid(
                 f"The suite {suite} has no data set {name!r}.", fix=f"NAME=PATH takes one of: {', '.join(names)}."
@@ -129,8 +129,8 @@ def _find(suite: str, cells: tuple[Cell, ...], data: list[str]) -> dict[str, Pat
             raise NotFound(f"There is no file or folder {entry}.", fix="Check the path.")
     for cell in cells:
         for folder in folders:
-            if cell.name not in given and (path := _look(cell, folder)):
-                given[cell.name] = path
+            if cell.name not in given and (found := _look(cell, folder)):
+                given[cell.name] = found
     return given
 
 

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any
 
 import torch
 
@@ -24,16 +23,16 @@ from cerulea.core.values import Checkpoint, Evaluation, ModelCard, Progress
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.flops import train_flops_per_token
 from cerulea.nn.generate import Sampling, generate
-from cerulea.nn.optim import Optimizer, OptimizerSettings
+from cerulea.nn.optim import Optimizer
 from cerulea.nn.precision import DTYPES, Execution
 from cerulea.nn.weights import load_decoder
 from cerulea.text.order import make_order
 from cerulea.text.shards import Shards
 from cerulea.text.tokenizer import Tokenizer
+from cerulea.train.binding import binding, differences
 from cerulea.train.checkpoint import (
     Snapshot,
     Writer,
-    checkpoint_folders,
     load_resume,
     newest_checkpoint,
     remove_leftovers,
@@ -45,18 +44,8 @@ from cerulea.train.loop import Slot, SpikeGuard, add_gradients, agree, clip, cou
 from cerulea.train.parallel import Team
 from cerulea.train.recipe import TextRecipe
 from cerulea.train.record import Metrics
-from cerulea.train.schedule import batch_rows, momentum_at, rate_scale
+from cerulea.train.schedule import batch_rows, momentum_at, optimizer_settings, rate_scale
 
-# Keys that may differ when a run goes on: they say when to stop, look or save, and touch no step before.
-MAY_CHANGE = {
-    "train": {
-        *("steps", "tokens", "epochs", "minutes", "target_bits_per_byte", "patience"),
-        *("eval_first", "eval_steps", "eval_minutes", "sample_tokens", "sample_prompt"),
-        *("checkpoint_steps", "checkpoint_minutes", "keep_last", "keep_best"),
-    },
-    "data": {"train", "valid"},  # paths may move; the digest of the documents may not
-    "tokenizer": {"folder"},
-}
 MICRO_BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
 
 Event = Progress | Evaluation | Checkpoint
@@ -87,7 +76,7 @@ def train_text(
     execution: Execution,
     *,
     resume: bool = False,
-    team: Team = Team(),  # noqa: B008
+    team: Team = Team(),
     should_stop: Callable[[], str] = lambda: "",
     began: float | None = None,
     say: Callable[[str], None] = lambda sentence: None,
@@ -136,9 +125,7 @@ class _Run:
         self.execution, self.began = execution, began
         self.shape = recipe.shape(tokenizer.vocab)
         self.device = torch.device(execution.device)
-        self.order = make_order(
-            tuple(len(t) for t in shards.train), shards.weights, self.shape.context, self.keys.seed
-        )
+        self.order = make_order(tuple(len(t) for t in shards.train), shards.weights, self.shape.context, self.keys.seed)
         self.read = shards.reader(self.shape.context, self.keys.seed)
         self.state, self.before_s = RunState(), 0.0
         self.guard = SpikeGuard(self.keys.skip_sigma)
@@ -269,9 +256,7 @@ class _Run:
     def _slots(self, rows: int) -> list[Slot]:
         """This rank's micro-batches of the step's rows. Slots are the same on any number of ranks that divides them."""
         context, ranks = self.shape.context, self.team.ranks
-        micro = self.keys.micro_batch_tokens or min(
-            MICRO_BATCH_TOKENS[self.device.type], self.keys.batch_tokens
-        )
+        micro = self.keys.micro_batch_tokens or min(MICRO_BATCH_TOKENS[self.device.type], self.keys.batch_tokens)
         count = max(ranks, -(-rows * context // micro))
         edges = [rows * i // count for i in range(count + 1)]
         first, last = count * self.team.rank // ranks, count * (self.team.rank + 1) // ranks
@@ -447,66 +432,3 @@ class _Run:
             self.writer.fetch(wait=True)
         if self.metrics:
             self.metrics.close()
-
-
-def optimizer_settings(recipe: TextRecipe, execution: Execution) -> OptimizerSettings:
-    """Peak rates: the recipe's own, or the preset's rule.
-
-    adamw: 6e-4 (nanoGPT). muon: matrices 0.02; embeddings 0.03, head 0.004, vectors 0.01 at width 384 and below
-    the rule width^-0.5 (nanochat's rule; the constants were tuned at 8,192 tokens a step, see docs/log.md).
-    """
-    keys = recipe.train
-    kind = keys.optimizer
-    if kind == "auto":
-        kind = "adamw" if recipe.model.preset == "gpt2" else "muon"
-    narrow = (384 / recipe.shape(vocab=1).width) ** 0.5
-    adamw = kind == "adamw"
-    rate = keys.learning_rate or (6e-4 if adamw else 0.02)
-    return OptimizerSettings(
-        kind=kind,
-        learning_rate=rate,
-        embedding_rate=keys.embedding_rate or (rate if adamw else 0.03 * narrow),
-        head_rate=keys.head_rate or (rate if adamw else 0.004 * narrow),
-        vector_rate=keys.vector_rate or (rate if adamw else 0.01),
-        weight_decay=keys.weight_decay,
-        beta1=keys.beta1 or (0.9 if adamw else 0.8),
-        beta2=keys.beta2,
-        momentum=keys.momentum,
-        orthogonal_dtype=DTYPES[execution.precision],
-    )
-
-
-def binding(recipe: TextRecipe, shards: Shards) -> dict[str, Any]:
-    """What a checkpoint is bound to: every key that decides its numbers, and the digests of what was read."""
-    keys = recipe.as_json()
-    del keys["name"]
-    for table, names in MAY_CHANGE.items():
-        for name in names:
-            keys[table].pop(name, None)
-    return {"recipe": keys, "corpus": shards.corpus, "tokenizer": shards.tokenizer}
-
-
-def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two bindings, as a person would say it."""
-    found = []
-    if then["corpus"] != now["corpus"]:
-        found.append(f"corpus ({then['corpus'][:12]}, now {now['corpus'][:12]})")
-    if then["tokenizer"] != now["tokenizer"]:
-        found.append(f"tokenizer ({then['tokenizer'][:12]}, now {now['tokenizer'][:12]})")
-    for table, value in now["recipe"].items():
-        old = then["recipe"].get(table)
-        if isinstance(value, dict) and isinstance(old, dict):
-            found += [f"{table}.{k} ({old.get(k)!r}, now {v!r})" for k, v in value.items() if old.get(k) != v]
-        elif old != value:
-            found.append(f"{table} ({old!r}, now {value!r})")
-    return found
-
-
-def best_checkpoint(folder: Path, scores: dict[str, float]) -> Path | None:
-    """The kept checkpoint folder with the lowest bits per byte; the newest where none was scored."""
-    folders = checkpoint_folders(folder / "checkpoints")
-    scored = [f for f in folders if str(int(f.name[5:])) in scores]
-    if scored:
-        return min(scored, key=lambda f: scores[str(int(f.name[5:]))])
-    return folders[-1] if folders else None
-

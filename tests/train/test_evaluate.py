@@ -259,16 +259,15 @@ def test_endings_equal_each_one_scored_alone(decoder, tokenizer):
 
 
 def test_greedy_marks_what_the_model_would_say(decoder, tokenizer):
-    with torch.no_grad():
-        ids = [tokenizer.end_of_text, *tokenizer.encode("ab").tolist()]
-        most = torch.argsort(decoder.eval()(torch.tensor([ids]))[0, -1], descending=True).tolist()
-    said = next(token for token in most if 33 <= token < 127)
-    if said != most[0]:
-        pytest.skip("this decoder's first choice is not a printable byte")
+    for letter in "abcdefghijklmnopqrstuvwxyz":
+        with torch.no_grad():
+            first = int(decoder.eval()(torch.tensor([[tokenizer.end_of_text, ord(letter)]]))[0, -1].argmax())
+        if chr(first).isascii() and chr(first).isalpha():
+            break
 
-    result = choose(decoder, tokenizer, "ab", [chr(said), "~" if said != ord("~") else "!"])
+    result = choose(decoder, tokenizer, letter, [chr(first), "~"])
 
-    assert result.greedy.tolist() == [True, False]
+    assert result.greedy.tolist() == result.last_greedy.tolist() == [True, False]
     assert result.log_prob.argmax() == 0
 
 
