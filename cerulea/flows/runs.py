@@ -16,23 +16,28 @@ from cerulea.text.shards import Shards
 from cerulea.train.recipe import TextRecipe
 from cerulea.train.record import now, read_metrics, surroundings, update_record
 
+# Keys that end a run; a finished run goes on when one of them changes.
+LIMITS = ("steps", "tokens", "epochs", "minutes", "target_bits_per_byte", "patience")
 
-def unfinished_run(settings: Settings, name: str) -> Path:
-    """The newest run of a model's name that did not reach its end.
+
+def unfinished_run(settings: Settings, recipe: TextRecipe) -> Path:
+    """The newest run of a recipe's name, if it did not reach its end or is given a later one.
 
     Raises:
         NotFound: there is no run of that name.
-        Conflict: the newest one is finished.
+        Conflict: the newest one is finished, and the recipe's limits are what they were.
     """
+    name = recipe.name
     runs = [folder for folder in list_runs(settings) if read_json(folder / "run.json")["recipe"]["name"] == name]
     if not runs:
         raise NotFound(f"There is no run of {name!r} to resume.", fix="Start one: the same command without --resume.")
     record = read_json(runs[-1] / "run.json")
-    if record.get("finished"):
+    same_limits = all(record["recipe"]["train"].get(key) == getattr(recipe.train, key) for key in LIMITS)
+    if record.get("finished") and same_limits:
         raise Conflict(
             f"Run {runs[-1].name} is finished: {record['stop_reason']}.",
-            why="Its learning rate has come down to the end of its schedule.",
-            fix="Start a new run without --resume, or name what to train further in a new recipe.",
+            why="There is nothing left to do within its limits.",
+            fix="Give it a later end, for example --set train.steps=N, or start a new run without --resume.",
         )
     return runs[-1]
 
@@ -51,7 +56,12 @@ def begin_record(folder: Path, recipe: TextRecipe, shards: Shards, execution: Ex
         record = read_json(folder / "run.json")
         entry = {"at": now(), "execution": execution.as_json(), "code": surroundings()["code"]}
         update_record(
-            folder, resumes=[*record["resumes"], entry], recipe=recipe.as_json(), stop_reason="", pid=os.getpid()
+            folder,
+            resumes=[*record["resumes"], entry],
+            recipe=recipe.as_json(),
+            stop_reason="",
+            finished=False,
+            pid=os.getpid(),
         )
         return
     update_record(

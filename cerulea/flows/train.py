@@ -321,7 +321,7 @@ def _run_folder(settings: Settings, recipe: TextRecipe, resume: bool, team: Team
     box: list[Any] = [None]
     if team.leads:
         if resume:
-            box = [str(unfinished_run(settings, recipe.name))]
+            box = [str(unfinished_run(settings, recipe))]
         else:
             name = f"{recipe.name}-{strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
             box = [str(settings.runs / name)]

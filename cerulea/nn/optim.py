@@ -43,18 +43,20 @@ class OptimizerSettings:
     beta2: float
     momentum: float  # Muon's
     orthogonal_dtype: torch.dtype = torch.float32
+    orthogonal_steps: int = 5  # of Muon's orthogonalisation
 
 
-def orthogonalise(g_NRC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def orthogonalise(g_NRC: Tensor, dtype: torch.dtype = torch.float32, steps: int = 5) -> Tensor:
     """The nearest matrices with all singular values about 1, for a stack of N matrices at once.
 
     Args:
         g_NRC: stacked matrices with rows R ≤ columns C, any float dtype.
         dtype: of the products; bfloat16 is enough where it is fast.
+        steps: polynomials applied, 1 to 5; fewer leave small singular values below 1.
     """
     x = g_NRC.to(dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
-    for a, b, c in POLAR_STEPS:
+    for a, b, c in POLAR_STEPS[:steps]:
         s = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
     return x
@@ -91,7 +93,7 @@ class Muon:
             kept.lerp_(gradient, 1 - momentum)
             update = gradient.lerp_(kept, momentum)
             wide = update if rows <= columns else update.mT
-            update = orthogonalise(wide, self.settings.orthogonal_dtype).to(kept.dtype)
+            update = orthogonalise(wide, self.settings.orthogonal_dtype, self.settings.orthogonal_steps).to(kept.dtype)
             if rows > columns:
                 update = update.mT
             # A matrix with more rows than columns may move further: its update has the larger norm per input.

@@ -35,7 +35,7 @@ BATCH_BYTES = 4 << 20  # text handed to the tokenizer at once
 POOL_FROM_BYTES = 24 << 20  # smaller corpora are packed before a second process has started
 TRAIN_SAMPLE_BYTES = 24 << 20  # text that a new BPE is trained on
 
-Report = Callable[[int, int], None]  # bytes done, bytes in all (of the files as they lie on disk)
+Report = Callable[[int, int], None]  # bytes of text done, bytes in all (of compressed files an estimate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def open_shards(folder: Path, weights: tuple[float, ...]) -> Shards:
         train=train,
         valid=np.memmap(folder / "valid.bin", dtype, "r"),
         valid_bytes=meta["valid_bytes"],
-        weights=weights or (1.0,) * len(train),
+        weights=weights or tuple(float(len(tokens)) for tokens in train),
         corpus=meta["corpus"],
         tokenizer=meta["tokenizer"],
         meta=meta,
@@ -149,11 +149,16 @@ def pack(
 
 def training_texts(corpora: list[Corpus], split: Split, held_out: list[Corpus]) -> Iterator[str]:
     """A fair sample of the training documents, about TRAIN_SAMPLE_BYTES, to train a tokenizer on."""
-    size = sum(p.stat().st_size * (4 if kind_of(p) != p.suffix.lower() else 1) for c in corpora for p in c.files)
-    share = min(1.0, TRAIN_SAMPLE_BYTES / max(size, 1))
+    share = min(1.0, TRAIN_SAMPLE_BYTES / max(_text_bytes(corpora), 1))
     for kind, _, document, pieces in _assigned(corpora, split, held_out):
         if kind == "train" and int.from_bytes(document.digest[8:16], "big") < share * 2**64:
             yield from pieces
+
+
+def _text_bytes(corpora: list[Corpus]) -> int:
+    """About how much text the files hold: compressed ones are taken for four times their size."""
+    files = (path for corpus in corpora for path in corpus.files)
+    return sum(path.stat().st_size * (4 if kind_of(path) != path.suffix.lower() else 1) for path in files)
 
 
 def _stamp(corpora: list[Corpus], split: Split, held_out: list[Corpus], tokenizer: Tokenizer) -> str:
@@ -226,7 +231,7 @@ def _write(
     report: Report | None,
 ) -> None:
     """Tokenize everything into `folder`, meta.json last."""
-    total = sum(path.stat().st_size for c in (*held_out, *corpora) for path in c.files)
+    total = _text_bytes([*held_out, *corpora])
     end = np.array([tokenizer.end_of_text], tokenizer.dtype).tobytes()
     names = ["valid", *(f"train-{i}" for i in range(len(corpora)))]
     files: dict[str, IO[bytes]] = {name: (folder / f"{name}.bin").open("wb") for name in names}

@@ -16,7 +16,7 @@ from cerulea.train.recipe import TextRecipe
 MAY_CHANGE = {
     "train": {
         *("steps", "tokens", "epochs", "minutes", "target_bits_per_byte", "patience"),
-        *("eval_first", "eval_steps", "eval_minutes", "sample_tokens", "sample_prompt"),
+        *("eval_first", "eval_steps", "eval_minutes", "eval_at_minutes", "sample_tokens", "sample_prompt"),
         *("checkpoint_steps", "checkpoint_minutes", "keep_last", "keep_best"),
     },
     "data": {"train", "valid"},  # paths may move; the digest of the documents may not

@@ -103,6 +103,7 @@ class TrainKeys:
     beta1: float = key(0.0, "AdamW's first decay; 0 takes 0.9 (adamw) or 0.8 (muon's other parameters).")
     beta2: float = key(0.95, "AdamW's second decay.")
     momentum: float = key(0.95, "Muon's momentum, reached after 100 steps from 0.10 below.")
+    orthogonal_steps: int = key(5, "Polynomials of Muon's orthogonalisation, 1 to 5; small models win time with 3.")
     clip: float = key(-1.0, "Largest gradient norm; 0 does not clip, -1 takes 1.0 for adamw and none for muon.")
     schedule: str = key(
         "auto", "`wsd` (constant, then a linear fall), `cosine`, `linear`, or `auto`: cosine for gpt2, else wsd."
@@ -116,6 +117,7 @@ class TrainKeys:
     eval_first: bool = key(False, "Score the held-out set also before the first step.")
     eval_steps: int = key(50, "Score the whole held-out set every so many steps; 0 only at the end.")
     eval_minutes: float = key(0.0, "Score it also when so many minutes have passed since the last time.")
+    eval_at_minutes: list[float] = key([], "Score it also once at each of these minutes after the command began.")
     sample_tokens: int = key(48, "Tokens of the sample written at each evaluation; 0 writes none.")
     sample_prompt: str = key("", "Text that the sample continues.")
     checkpoint_steps: int = key(0, "Save every so many steps.")
@@ -379,5 +381,6 @@ def _check(recipe: TextRecipe) -> None:
         "An interval in [train] is negative.",
         "Use 0 for never.",
     )
+    need(1 <= t.orthogonal_steps <= 5, f"train.orthogonal_steps is {t.orthogonal_steps}.", "Use 1 to 5.")
     need(0 <= t.seed < 2**63, f"train.seed is {t.seed}.", "Use a whole number from 0 to 2^63 - 1.")
     recipe.shape(vocab=max(recipe.tokenizer.vocab, 1))

@@ -71,4 +71,5 @@ def optimizer_settings(recipe: TextRecipe, execution: Execution) -> OptimizerSet
         beta2=keys.beta2,
         momentum=keys.momentum,
         orthogonal_dtype=DTYPES[execution.precision],
+        orthogonal_steps=keys.orthogonal_steps,
     )

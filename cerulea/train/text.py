@@ -332,7 +332,8 @@ class _Run:
         keys, state = self.keys, self.state
         by_step = keys.eval_steps > 0 and state.step % keys.eval_steps == 0
         by_time = keys.eval_minutes > 0 and state.elapsed_s - self.looked_at >= 60 * keys.eval_minutes
-        return bool(agree(self.team, float(by_step or by_time))[0])
+        marked = any(self.looked_at < 60 * mark <= state.elapsed_s for mark in keys.eval_at_minutes)
+        return bool(agree(self.team, float(by_step or by_time or marked))[0])
 
     def _evaluate(self) -> Evaluation:
         keys, state = self.keys, self.state

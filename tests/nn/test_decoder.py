@@ -135,6 +135,7 @@ def test_dropout_is_drawn_from_the_seed_and_absent_in_evaluation():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch warns about its own compiler
 def test_compiled_blocks_give_the_same_loss_and_gradients():
     decoder = randomised(small("modern"))
     token_BT = torch.randint(0, 97, (2, 40))

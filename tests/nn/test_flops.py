@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cerulea.nn.decoder import Decoder
@@ -18,12 +19,12 @@ def test_the_count_is_within_two_percent_of_torchs(preset: str):
     decoder = Decoder(shape).train()
     token_BT = torch.randint(0, 512, (2, 128))
 
-    with FlopCounterMode(display=False) as counter:
+    # The counter knows matrix products, not the CPU's fused attention: the plain form counts the same work.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         logits_BTV = decoder(token_BT)
         torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), token_BT.flatten()).backward()
 
     ours = train_flops_per_token(shape, 128) * token_BT.numel()
-    # torch counts the recomputation inside flash attention's backward pass as one product more of the five.
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 

@@ -1,0 +1,273 @@
+"""The command line as a person and a program use it: one story, then every way to go wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ..conftest import ROOT, Cerulea, prose
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cerulea, list[dict], Path]:
+    """A home with one trained model, the lines that training printed, and a text that was not trained on."""
+    folder = tmp_path_factory.mktemp("story")
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for i in range(40):
+        (corpus / f"{i:02d}.txt").write_text(prose(i, 300))
+    other = folder / "other.txt"
+    other.write_text(prose(99, 400))
+    recipe = folder / "r.toml"
+    recipe.write_text(
+        'name = "brook"\n[data]\ntrain = ["missing"]\nvalid_fraction = 0.2\n[tokenizer]\nvocab = 300\n'
+        '[model]\npreset = "compat"\nlayers = 2\nwidth = 32\nheads = 2\ncontext = 32\n'
+        "[train]\nsteps = 30\nbatch_tokens = 512\neval_steps = 10\ncheckpoint_steps = 10\neval_first = true\n"
+    )
+    home = Cerulea(folder / "home")
+    return home, home.lines("train", recipe, "--data", corpus), other
+
+
+def test_training_prints_the_agreed_keys(trained: tuple):
+    _, lines, _ = trained
+    kinds = [line["event"] for line in lines]
+    of = {kind: [line for line in lines if line["event"] == kind] for kind in set(kinds)}
+
+    assert kinds[0] == "started" and kinds[-1] == "done"
+    assert [p["step"] for p in of["progress"]] == list(range(1, 31))
+    assert {"step", "tokens", "loss", "tokens_per_s", "flops_utilization"} <= of["progress"][0].keys()
+    assert {"bits_per_byte", "loss", "elapsed_s"} <= of["eval"][0].keys()
+    assert [e["step"] for e in of["eval"]] == [0, 10, 20, 30]
+    assert [c["step"] for c in of["checkpoint"]] == [10, 20, 30]
+    assert re.fullmatch("[0-9a-f]{64}", of["checkpoint"][0]["digest"])
+    done = lines[-1]
+    assert {"model", "version", "stop_reason", "train_s", "bits_per_byte", "cost"} <= done.keys()
+    assert (done["model"], done["version"], done["stop_reason"]) == ("brook", 1, "steps")
+    assert done["bits_per_byte"] == min(e["bits_per_byte"] for e in of["eval"][1:])
+
+
+def test_a_model_is_listed_shown_sampled_and_scored(trained: tuple):
+    home, lines, other = trained
+
+    (listed,) = home.lines("models")
+    assert (listed["model"], listed["version"], listed["preset"]) == ("brook", 1, "compat")
+    (known,) = home.lines("show", "brook")
+    assert known["run"]["stop_reason"] == "steps"
+    assert known["run"]["packages"]["torch"].startswith("2.13")
+    assert known["card"]["bits_per_byte"] == lines[-1]["bits_per_byte"]
+    first, second = home.lines("sample", "brook@1", "--prompt", "the sea", "--n", 2, "--max-tokens", 12)
+    assert first["token_ids"] != second["token_ids"]
+    assert first["completion_tokens"] == len(first["token_ids"]) <= 12
+    assert home.lines("sample", "brook", "--prompt", "the sea", "--n", 2, "--max-tokens", 12)[0] == first
+    (score,) = home.lines("eval", "brook", "--data", other)
+    assert score["bytes"] == other.stat().st_size
+    assert score["perplexity"] == pytest.approx(math.exp(score["loss"]))
+    assert score["bits_per_byte"] == pytest.approx(score["loss"] * score["tokens"] / math.log(2) / score["bytes"])
+    (closer,) = home.lines("eval", "brook", "--data", other, "--stride", 8)
+    assert closer["tokens"] == score["tokens"]
+
+
+def test_the_words_for_people_say_the_same(trained: tuple):
+    home, lines, other = trained
+    bits = f"{lines[-1]['bits_per_byte']:.4f}"
+
+    assert bits in home.run("models").stdout
+    assert bits in home.run("show", "brook").stdout
+    assert "bits per byte, perplexity" in home.run("eval", "brook", "--data", other).stdout
+    assert home.run("sample", "brook", "--prompt", "-", input="the boat").stdout.startswith("the boat")
+    assert "matrix products" in home.run("doctor").stdout
+
+
+def test_an_exported_model_loads_in_transformers_and_comes_back(trained: tuple, tmp_path: Path):
+    """Judge: transformers, with the same loss on the same text; the tokenizer too."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    home, _, other = trained
+    home.run("export", "brook", tmp_path / "out")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = other.read_text()[:120]
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    home.run("import", tmp_path / "out", "--name", "back")
+
+    path = tmp_path / "short.txt"
+    path.write_text(text)
+    (score,) = home.lines("eval", "back", "--data", path, "--json")
+    end = torch.tensor([[theirs.config.eos_token_id]])
+    with torch.no_grad():
+        logits = theirs(torch.cat((end, ids), dim=1)[:, :32]).logits[0, :-1]
+    loss = torch.nn.functional.cross_entropy(logits, ids[0, :31])
+    if ids.shape[1] <= 32:
+        assert score["loss"] == pytest.approx(float(loss), abs=1e-4)
+    sampled = [home.lines("sample", name, "--temperature", 0, "--max-tokens", 8)[0] for name in ("brook", "back")]
+    assert sampled[0]["token_ids"] == sampled[1]["token_ids"]
+
+
+def test_tensorboard_reads_what_is_exported(trained: tuple, tmp_path: Path):
+    """Judge: TensorBoard's own reader."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    home, lines, _ = trained
+    run = lines[0]["run"]
+    (done,) = home.lines("tensorboard", run, tmp_path / "board")
+
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+
+    assert done["points"] > 100
+    losses = events.Scalars("train/loss")
+    assert [e.step for e in losses] == list(range(1, 31))
+    assert losses[0].value == pytest.approx(next(x["loss"] for x in lines if x["event"] == "progress"), rel=1e-6)
+
+
+def test_a_run_leaves_its_whole_record(trained: tuple):
+    home, lines, _ = trained
+    folder = Path(lines[0]["folder"])
+
+    record = json.loads((folder / "run.json").read_text())
+
+    for key in ("recipe", "recipe_digest", "corpus", "tokenizer", "execution", "code", "packages", "python", "machine"):
+        assert record[key], key
+    assert record["resumes"] == [] and record["finished"]
+    assert record["usage"]["trained_tokens"] == 30 * 512
+
+
+def test_a_finished_run_is_not_resumed_by_mistake(trained: tuple):
+    home, lines, _ = trained
+    recipe = home.home.parent / "r.toml"
+
+    error = home.run("train", recipe, "--data", home.home.parent / "corpus", "--resume", code=5).stderr
+
+    assert "is finished: steps" in error and "--set train.steps=N" in error
+
+
+def test_help_imports_nothing_heavy():
+    """Neither torch nor numpy: help answers at once."""
+    program = "import sys; import cerulea.cli.main; print([m for m in ('torch', 'numpy', 'rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["train", "none.toml"], 2, "E-NAME-001: There is no recipe none.toml"),
+        (["train", "tiny", "--set", "train.step=5"], 2, "The nearest known key is 'train.steps'"),
+        (["train", "tiny", "--set", "train.steps=many"], 2, "It must be a whole number"),
+        (["train", "tiny", "--set", "model.heads=5"], 2, "E-SHAPE-001"),
+        (["train", "tiny", "--data", "no-such-folder"], 2, "E-CORPUS-001"),
+        (["train", "tiny", "--resume"], 2, "There is no run of 'tiny' to resume"),
+        (["train", "tiny", "--processes", "0"], 2, "--processes is 0"),
+        (["sample", "none"], 2, "There is no model 'none'"),
+        (["eval", "none"], 2, "Nothing to score"),
+        (["show", "none"], 2, "There is no model 'none'"),
+        (["import", "none", "--name", "x"], 2, "There is no model 'none'"),
+        (["export", "none", "out"], 2, "There is no model 'none'"),
+        (["tensorboard", "none", "out"], 2, "There is no run 'none'"),
+        (["trian"], 2, "No such command"),
+        (["sample", "x", "--top-p", "0"], 2, "top_p is 0.0"),
+        (["sample"], 2, "Missing argument"),
+    ],
+)
+def test_what_is_wrong_is_said_with_a_code_and_a_way_out(words: list, code: int, message: str, cerulea: Cerulea):
+    recipe = str(ROOT / "recipes" / "tiny.toml")
+
+    done = cerulea.run(*[recipe if w == "tiny" else w for w in words], code=code)
+
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) >= 2, "an error says what to type next"
+
+
+def test_an_error_is_json_too(cerulea: Cerulea):
+    (line,) = cerulea.lines("sample", "none", code=2)
+
+    assert (line["event"], line["code"]) == ("error", "E-NAME-001")
+
+
+def test_a_prompt_longer_than_the_context_is_refused(trained: tuple):
+    home, _, _ = trained
+
+    error = home.run("sample", "brook", "--prompt", "boat " * 100, code=2).stderr
+
+    assert "E-PROMPT-001" in error and "this model's context is 32" in error
+
+
+def test_a_folder_that_cannot_be_a_model_is_refused(trained: tuple, tmp_path: Path):
+    home, _, _ = trained
+    home.run("export", "brook", tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
+    assert "E-WEIGHTS-001" in home.run("import", tmp_path / "m", "--name", "x", code=2).stderr
+
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "pytorch_model.bin")
+    assert "E-WEIGHTS-003" in home.run("import", tmp_path / "m", "--name", "x", code=2).stderr
+    assert [m["model"] for m in home.lines("models") if m["model"] == "x"] == []
+
+
+def test_an_export_never_overwrites(trained: tuple, tmp_path: Path):
+    home, _, _ = trained
+    (tmp_path / "there.txt").write_text("mine")
+
+    assert "An export never overwrites" in home.run("export", "brook", tmp_path, code=2).stderr
+
+
+def test_a_modern_model_is_exported_in_our_own_form_alone(cerulea: Cerulea, tiny_recipe: Path, tmp_path: Path):
+    cerulea.run("train", tiny_recipe, "--set", "train.steps=2")
+
+    assert "no Hugging Face class" in cerulea.run("export", "tiny", tmp_path / "a", code=2).stderr
+    cerulea.run("export", "tiny", tmp_path / "b", "--format", "cerulea")
+    assert cerulea.lines("sample", tmp_path / "b", "--max-tokens", 4)[0]["completion_tokens"] <= 4
+
+
+def test_on_a_terminal_training_is_shown_live(cerulea: Cerulea, tiny_recipe: Path):
+    """A real pseudo-terminal: the panel is drawn, the curve, the score, and the next command at the end."""
+    parent, child = pty.openpty()
+    words = [sys.executable, "-m", "cerulea.cli.main", "train", str(tiny_recipe), "--set", "train.steps=40"]
+    process = subprocess.Popen(
+        words, stdin=child, stdout=child, stderr=child, env={**cerulea.environment, "TERM": "xterm", "COLUMNS": "100"}
+    )
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(parent, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(parent)
+    text = shown.decode(errors="replace")
+
+    assert process.wait() == 0, text[-2000:]
+    assert "nats per token" in text and "of this machine's measured peak" in text
+    assert "held out" in text and "bits per byte" in text
+    assert "▁" in text
+    assert "next:" in text and "sample tiny" in text
+
+
+def test_the_whole_path_opens_no_socket(cerulea: Cerulea, tiny_recipe: Path):
+    """Train and sample with every connection refused."""
+    program = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): raise AssertionError('a socket was opened')\n"
+        "socket.socket.connect = refuse\n"
+        "from cerulea.cli import main\n"
+        "main.run()\n"
+    )
+    for words in (["train", str(tiny_recipe), "--set", "train.steps=2"], ["sample", "tiny", "--max-tokens", "4"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words], env=cerulea.environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
