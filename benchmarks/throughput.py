@@ -18,7 +18,7 @@ from statistics import median
 from time import perf_counter
 
 import torch
-import torch.nn.functional as F
+from plain_gpt import PlainGPT
 from torch import Tensor, nn
 
 from cerulea.nn.decoder import Decoder
@@ -34,42 +34,6 @@ SHAPES = {
     "124m": ({"layers": 12, "width": 768, "heads": 12, "context": 512}, 50_257, 2),
 }
 Step = Callable[[Tensor, Tensor], None]
-
-
-class PlainBlock(nn.Module):
-    """A pre-norm block as most code bases write it."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, T, C = x.shape
-        q, k, v = (y.view(B, T, self.heads, -1).transpose(1, 2) for y in self.attn(self.norm1(x)).split(C, dim=2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.proj(y.transpose(1, 2).reshape(B, T, C))
-        return x + self.mlp(self.norm2(x))
-
-
-class PlainGPT(nn.Module):
-    """GPT-2 with a tied head and whole logits."""
-
-    def __init__(self, vocab: int, layers: int, width: int, heads: int, context: int) -> None:
-        super().__init__()
-        self.token, self.position = nn.Embedding(vocab, width), nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(PlainBlock(width, heads) for _ in range(layers))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocab, bias=False)
-        self.head.weight = self.token.weight
-        nn.init.normal_(self.token.weight, std=0.02)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = self.token(x) + self.position.weight[: x.shape[1]]
-        for block in self.blocks:
-            h = block(h)
-        return F.cross_entropy(self.head(self.norm(h)).flatten(0, 1), y.flatten())
 
 
 def plain_step(shape: dict[str, int], vocab: int, device: torch.device, *, bf16: bool, compiled: bool) -> Step:

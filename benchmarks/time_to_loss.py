@@ -20,7 +20,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from throughput import PlainGPT
+from plain_gpt import PlainGPT
 
 MARKS = (2.72, 2.25, 2.12)  # bits per byte: nanoGPT on a CPU, a round one, nanoGPT on an A100
 SHAPE = {"layers": 4, "width": 128, "heads": 4, "context": 64}

@@ -85,6 +85,7 @@ def table(known: dict[str, float]) -> str:
     """Markdown: one line a seed, then mean and standard deviation."""
     best = min(RATES, key=lambda rate: known[f"gpt2 {rate} seed 1"])
     names = [f"gpt2 {best}", *(f"modern {share}" for share in SHARES)]
+    names = [name for name in names if all(f"{name} seed {seed}" in known for seed in SEEDS)]
     columns = [[known[f"{name} seed {seed}"] for seed in SEEDS] for name in names]
     lines = ["| seed | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
     rows = zip(SEEDS, zip(*columns, strict=True), strict=True)
@@ -120,13 +121,14 @@ def main() -> None:
     for _ in range(args.at_most):
         missing = next((arm for arm in arms(known, args.tokens) if arm[0] not in known), None)
         if missing is None:
-            print(table(known))
-            return
+            break
         key, preset, tokens, seed, rate = missing
         known[key] = bits_per_byte(args, recipe(args, preset, tokens, seed, rate), execution)
         with results.open("a") as file:
             file.write(json.dumps([key, known[key]]) + "\n")
         print(f"{key}: {tokens:,} tokens, {known[key]:.4f} bits per byte", flush=True)
+    if all(f"gpt2 {rate} seed 1" in known for rate in RATES):
+        print(table(known))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def shared() -> Path:
     return SHARED
 
 
-WORDS = "the sea was calm and the boat went out to find what lay under the blue water of the bay at night".split()
+WORDS = "the sea was calm and the boat went out to find what lay under the blue water of the bay at night".split()  # noqa: SIM905
 
 
 def prose(seed: int, words: int) -> str:
@@ -87,7 +87,7 @@ class Cerulea:
         self.home = home
         self.environment = {**os.environ, "CERULEA_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
 
-    def run(self, *words: object, input: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:  # noqa: A002
+    def run(self, *words: object, input: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "cerulea.cli.main", *map(str, words)],
             env=self.environment,

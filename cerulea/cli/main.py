@@ -16,7 +16,7 @@ import typer
 from typer import Argument, Option
 
 from cerulea import __version__
-from cerulea.core.errors import CeruleaError
+from cerulea.core.errors import CeruleaError, CommandInvalid
 from cerulea.core.settings import Settings, read_settings
 
 BEGAN = time.monotonic()  # of the command: `elapsed_s` and `train.minutes` count from here
@@ -247,7 +247,7 @@ def show(
 @app.command()
 def tensorboard(
     context: typer.Context,
-    run: Annotated[str, Argument(metavar="RUN", help="A run, as `cerulea show MODEL` names it.")],
+    run: Annotated[str, Argument(metavar="RUN", help="A run, or a model for the run that made it.")],
     folder: Annotated[Path, Argument(metavar="DIR", help="Folder for the event files.")],
     home: Home = None,
     as_json: Json = False,
@@ -278,9 +278,7 @@ def run() -> None:
         exit_code = getattr(error, "exit_code", None)
         if exit_code is None or not hasattr(error, "format_message"):
             raise
-        usage = CeruleaError(str(error.format_message()), fix="See: cerulea --help")
-        usage.exit_code, usage.code = 2, "E-USE-002"
-        _refuse(usage, as_json)
+        _refuse(CommandInvalid(str(error.format_message()), fix="See: cerulea --help"), as_json)
 
 
 def _refuse(error: CeruleaError, as_json: bool) -> None:

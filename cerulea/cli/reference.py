@@ -117,10 +117,6 @@ def errors_page() -> str:
         (f"`{kind.code}`", str(kind.exit_code), f"{'· ' * depth}{kind.__name__}", _first_line(kind))
         for kind, depth in error_tree()
     ]
-    if all(kind.code != "E-USE-002" for kind, _ in error_tree()):
-        rows.append(
-            ("`E-USE-002`", "2", "", "The command line names a command or an option that does not exist, or lacks one.")
-        )
     return "\n".join(
         [
             "# Errors\n",

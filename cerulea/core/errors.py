@@ -4,8 +4,9 @@
     ├── Invalid                  2: what was typed or given cannot be right
     │   ├── RecipeInvalid          an unknown key, a wrong type, a value out of range
     │   ├── ShapeInvalid           a model shape that cannot exist
+    │   ├── CommandInvalid         an unknown command or option, a missing argument
     │   ├── CorpusInvalid          missing, empty, not UTF-8, a line without its field
-    │   ├── HeldOutTooShort        fewer held-out tokens than one context
+    │   │   └── HeldOutTooShort      fewer held-out tokens than one context
     │   ├── TokenizerInvalid       files that are no tokenizer, ids that do not fit
     │   ├── PromptTooLong          more tokens than the model's context
     │   ├── ArchitectureUnknown    a Hugging Face folder of a family we do not read
@@ -58,6 +59,12 @@ class Invalid(CeruleaError):
 
     code = "E-USE-001"
     exit_code = 2
+
+
+class CommandInvalid(Invalid):
+    """An unknown command or option, or a missing argument."""
+
+    code = "E-USE-002"
 
 
 class RecipeInvalid(Invalid):

@@ -13,7 +13,7 @@ from typing import Any
 from cerulea.core.errors import Failed, Invalid, NotFound
 from cerulea.core.files import read_json
 from cerulea.core.settings import Settings
-from cerulea.flows.models import find_model, open_model
+from cerulea.flows.models import find_model, list_models, open_model
 from cerulea.flows.runs import find_run, loss_curve
 from cerulea.nn.generate import Sampling, generate
 from cerulea.nn.precision import set_threads
@@ -95,13 +95,23 @@ def _run(folder: Path) -> dict[str, Any]:
     return {**read_json(folder / "run.json"), "steps_done": curve[-1][0] if curve else 0, "evaluations": evaluations}
 
 
+def _source_of(settings: Settings, name: str) -> Path:
+    """The folder of a run, or of the run that made a model."""
+    try:
+        return find_run(settings, name)
+    except NotFound:
+        if name not in {m.name for m in list_models(settings)} and "@" not in name:
+            raise
+    return find_run(settings, str(find_model(settings, name).card().get("extra", {}).get("run", name)))
+
+
 def export_tensorboard(settings: Settings, run: str, folder: Path, say: Callable[[str], None]) -> int:
     """Write a run's metrics as TensorBoard event files; returns the number of points."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
-        raise Failed("tensorboardX is not installed.", fix="pip install 'cerulea[tensorboard]'") from error
-    source = find_run(settings, run)
+        raise Failed("tensorboardX is not installed.", fix="pip install tensorboardX") from error
+    source = _source_of(settings, run)
     points = 0
     names = {
         "progress": ("loss", "learning_rate", "gradient_norm", "tokens_per_s", "flops_utilization"),

@@ -179,9 +179,7 @@ def _parquet_rows(path: Path, field: str) -> Iterator[Document]:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ImportError as error:
-        raise CorpusInvalid(
-            f"{path} is Parquet, and pyarrow is not installed.", fix="pip install 'cerulea[parquet]'"
-        ) from error
+        raise CorpusInvalid(f"{path} is Parquet, and pyarrow is not installed.", fix="pip install pyarrow") from error
     try:
         # Compressed once more (.parquet.gz): Parquet needs to seek, so such a file is unpacked in memory.
         packed = path.suffix.lower() in COMPRESSIONS

@@ -130,7 +130,7 @@ def test_tensorboard_reads_what_is_exported(trained: tuple, tmp_path: Path):
 
 
 def test_a_run_leaves_its_whole_record(trained: tuple):
-    home, lines, _ = trained
+    _home, lines, _ = trained
     folder = Path(lines[0]["folder"])
 
     record = json.loads((folder / "run.json").read_text())
@@ -142,7 +142,7 @@ def test_a_run_leaves_its_whole_record(trained: tuple):
 
 
 def test_a_finished_run_is_not_resumed_by_mistake(trained: tuple):
-    home, lines, _ = trained
+    home, _lines, _ = trained
     recipe = home.home.parent / "r.toml"
 
     error = home.run("train", recipe, "--data", home.home.parent / "corpus", "--resume", code=5).stderr

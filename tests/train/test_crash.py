@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,11 +72,19 @@ def last_step(folder: Path) -> int:
     return steps[-1][0] if steps else 0
 
 
-def wait_for(condition: object, process: subprocess.Popen[str], seconds: float = 60.0) -> bool:
+def begun(home: Path) -> Callable[[], bool]:
+    return lambda: any((home / "runs").glob("*/metrics.jsonl"))
+
+
+def writing(folder: Path) -> Callable[[], bool]:
+    return lambda: any(folder.glob("checkpoints/*.tmp"))
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60.0) -> bool:
     """Poll quickly until `condition()` holds; False when the process ended first."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if condition():  # type: ignore[operator]
+        if condition():
             return True
         if process.poll() is not None:
             return False
@@ -93,12 +102,11 @@ def test_killed_twenty_times_a_run_ends_with_the_same_losses_and_weights(recipe:
     inside = 0
     for number, moment in enumerate(moments):
         process = cut.start("train", recipe, *(["--resume"] if number else []))
-        runs = tmp_path / "cut" / "runs"
-        assert wait_for(lambda: runs.is_dir() and any(runs.glob("*/metrics.jsonl")), process), process.stderr.read()
+        assert wait_for(begun(tmp_path / "cut"), process), process.stderr.read()
         folder = only_run(tmp_path / "cut")
         before = last_step(folder)
         if moment == "write":
-            if wait_for(lambda: any(folder.glob("checkpoints/*.tmp")), process):
+            if wait_for(writing(folder), process):
                 time.sleep(draw.random() * 0.01)
         else:
             time.sleep(draw.random() * 0.6 + (0.5 if before == 0 else 0.0))
@@ -124,8 +132,7 @@ def test_a_signal_ends_the_step_saves_and_exits_with_zero(number: int, recipe: P
     """And the run goes on from there with --resume."""
     home = Cerulea(tmp_path / "home")
     process = home.start("train", recipe, "--json", "--set", "train.steps=5000")
-    runs = tmp_path / "home" / "runs"
-    assert wait_for(lambda: runs.is_dir() and any(runs.glob("*/metrics.jsonl")), process)
+    assert wait_for(begun(tmp_path / "home"), process)
     assert wait_for(lambda: last_step(only_run(tmp_path / "home")) > 3, process)
 
     process.send_signal(number)
