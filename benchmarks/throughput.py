@@ -6,7 +6,7 @@ Ours:     Decoder.loss, backward, clipping and Optimizer as a run does them, `gp
 Steps of all of them are interleaved: each round times one step of each, and medians are compared.
 
     python benchmarks/throughput.py                  # 6 layers, width 384, context 256, batch 16
-    python benchmarks/throughput.py --shape 124m     # GPT-2 124M, context 512, batch 2
+    python benchmarks/throughput.py --shape 124m --presets gpt2 --rounds 3  # GPT-2 124M, context 512, batch 2
     python benchmarks/throughput.py --compile        # adds the compiled peer and our compiled steps
 """
 
@@ -76,7 +76,7 @@ def our_step(shape: dict[str, int], vocab: int, device: torch.device, *, preset:
     return step
 
 
-def candidates(machine: Machine, shape: dict[str, int], vocab: int, device: torch.device, compile_: bool):
+def candidates(machine: Machine, shape: dict[str, int], vocab: int, device: torch.device, args: argparse.Namespace):
     """(name, flops per token, precision, step) of everything that is timed; the first is the yardstick."""
     bf16 = machine.precision == "bf16"
     flops = {
@@ -86,7 +86,7 @@ def candidates(machine: Machine, shape: dict[str, int], vocab: int, device: torc
         for preset in ("gpt2", "modern")
     }
     for precision in ("fp32", "bf16") if bf16 else ("fp32",):
-        for compiled in (False, True) if compile_ else (False,):
+        for compiled in (False, True) if args.compile else (False,):
             how = f"{precision}{' compiled' if compiled else ''}"
             peer = plain_step(shape, vocab, device, bf16=precision == "bf16", compiled=compiled)
             yield f"plain PyTorch, {how}", flops["gpt2"], precision, peer
@@ -98,7 +98,7 @@ def candidates(machine: Machine, shape: dict[str, int], vocab: int, device: torc
                 peak_flops=machine.peak_flops(precision),
                 why="",
             )
-            for preset in ("gpt2", "modern"):
+            for preset in args.presets:
                 ours = our_step(shape, vocab, device, preset=preset, execution=execution)
                 yield f"cerulea {preset}, {how}", flops[preset], precision, ours
 
@@ -108,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--presets", nargs="+", default=["gpt2", "modern"])
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     device, threads = pick_device(), set_threads()
@@ -119,13 +120,13 @@ def main() -> None:
     torch.manual_seed(1)
     ids = torch.randint(vocab, (rows, shape["context"] + 1), device=device)
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-    timed = list(candidates(machine, shape, vocab, device, args.compile))
+    timed = list(candidates(machine, shape, vocab, device, args))
     seconds: dict[str, list[float]] = {name: [] for name, *_ in timed}
-    for round_ in range(args.rounds + 2):  # two rounds to warm up
+    for round_ in range(args.rounds + 1):  # one round to compile and to warm the caches
         for name, _, _, step in timed:
             began = perf_counter()
             step(x, y)
-            if round_ > 1:
+            if round_ > 0:
                 seconds[name].append(perf_counter() - began)
     base = seconds[timed[0][0]]
     print("\n| step | s | tokens/s | share of peak | against the first |\n|---|---:|---:|---:|---:|")

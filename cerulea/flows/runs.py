@@ -5,7 +5,10 @@ Not here: how a run goes (`flows.train`), models (`flows.models`).
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from cerulea.core.errors import Conflict, NotFound
@@ -40,6 +43,25 @@ def unfinished_run(settings: Settings, recipe: TextRecipe) -> Path:
             fix="Give it a later end, for example --set train.steps=N, or start a new run without --resume.",
         )
     return runs[-1]
+
+
+@contextlib.contextmanager
+def hold_run(folder: Path) -> Iterator[None]:
+    """Be the only process that trains this run; the lock ends with the process, however it ends.
+
+    Raises:
+        Conflict: another process trains it now.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Conflict(
+                f"Run {folder.name} is being trained by another process.",
+                fix="Wait for it, or stop it with Ctrl-C or SIGTERM: it saves and can be resumed.",
+            ) from error
+        yield
 
 
 def list_runs(settings: Settings) -> list[Path]:

@@ -27,9 +27,9 @@ from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, Evaluation, Progress, Usage
 from cerulea.flows.machine import know_machine
 from cerulea.flows.models import Model, register
-from cerulea.flows.runs import begin_record, unfinished_run
+from cerulea.flows.runs import begin_record, hold_run, unfinished_run
 from cerulea.nn.decoder import Decoder
-from cerulea.nn.precision import Execution, choose_execution
+from cerulea.nn.precision import Execution, choose_execution, fitting_tokens
 from cerulea.text.corpus import Corpus, Split, open_corpus
 from cerulea.text.shards import Shards, pack, training_texts
 from cerulea.text.tokenizer import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, train_bpe
@@ -37,7 +37,7 @@ from cerulea.train.checkpoint import best_checkpoint
 from cerulea.train.parallel import Team, join_team, leave_team
 from cerulea.train.recipe import TextRecipe
 from cerulea.train.record import now, update_record
-from cerulea.train.text import MICRO_BATCH_TOKENS, train_text
+from cerulea.train.text import train_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +121,9 @@ def train(
             shards.valid_bytes,
             resume,
         )
-        if team.leads:
-            begin_record(folder, recipe, shards, execution, resume)
-        with _stop_signals() as asked:
+        with _stop_signals() as asked, hold_run(folder) if team.leads else contextlib.nullcontext():
+            if team.leads:
+                begin_record(folder, recipe, shards, execution, resume)
             run = train_text(
                 recipe,
                 shards,
@@ -230,16 +230,17 @@ def contradictions(recipe: TextRecipe, shards: Shards) -> list[str]:
 def _execution(recipe: TextRecipe, tokenizer: Tokenizer, machine: Any, device: torch.device, team: Team) -> Execution:
     """How to compute; with several processes the leader's choice holds for all."""
     keys, context = recipe.train, recipe.model.context
-    micro = keys.micro_batch_tokens or min(MICRO_BATCH_TOKENS[device.type], keys.batch_tokens)
-    tokens = torch.zeros(max(1, micro // context), context, dtype=torch.int64, device=device)
+    shape = recipe.shape(tokenizer.vocab)
+    micro = keys.micro_batch_tokens or fitting_tokens(shape, device, machine.memory_bytes, keys.batch_tokens)
     chosen: list[Execution] = []
     if team.leads:
         chosen.append(
             choose_execution(
                 machine,
                 device,
-                lambda: Decoder(recipe.shape(tokenizer.vocab)).to(device).train(),
-                tokens,
+                lambda: Decoder(shape).to(device).train(),
+                context,
+                micro,
                 precision=keys.precision,
                 compile_=keys.compile,
                 expected_tokens=keys.tokens or keys.steps * keys.batch_tokens,

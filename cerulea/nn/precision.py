@@ -21,10 +21,13 @@ from torch import Tensor
 
 from cerulea.core.errors import Invalid
 from cerulea.nn.decoder import Decoder
+from cerulea.nn.shape import DecoderShape
 
 BF16_WORTH_TRYING = 1.15  # bf16 products must be this much faster before a shape is tried in bf16
 COMPILE_WORTH_TRYING_S = 900.0  # shorter CPU runs would spend more on compiling than they win
 COMPILE_WORTH_KEEPING = 1.05
+MICRO_BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}  # more gains nothing
+MEMORY_SHARE = 0.3  # of the memory, for activations
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -64,6 +67,7 @@ class Execution:
     compile: bool
     threads: int
     peak_flops: float  # of this precision, measured, operations per second
+    micro_batch_tokens: int = 8192  # of one forward pass
     why: str  # one sentence for the person who runs it
 
     def as_json(self) -> dict[str, Any]:
@@ -132,7 +136,8 @@ def choose_execution(
     machine: Machine,
     device: torch.device,
     make: Callable[[], Decoder],
-    token_BT: Tensor,
+    context: int,
+    micro_batch_tokens: int,
     *,
     precision: str,
     compile_: str,
@@ -143,49 +148,66 @@ def choose_execution(
 
     Args:
         make: builds a decoder of the shape to try.
-        token_BT: one micro-batch, int64.
+        context: tokens of a row.
+        micro_batch_tokens: of one forward pass, as `fitting_tokens` finds them.
         precision: fp32, bf16 or auto.
         compile_: on, off or auto.
         expected_tokens: tokens that the run will train on, 0 where only a time is known.
         expected_s: seconds that the run may take, 0 where only tokens are known.
     """
+    token_BT = torch.zeros(max(1, micro_batch_tokens // context), context, dtype=torch.int64, device=device)
+
+    def execution(chosen: str, compiled: bool, why: str) -> Execution:
+        return Execution(
+            device=machine.device,
+            precision=chosen,
+            compile=compiled,
+            threads=machine.threads,
+            peak_flops=machine.peak_flops(chosen),
+            micro_batch_tokens=micro_batch_tokens,
+            why=why,
+        )
+
     if device.type == "cuda":
         chosen = "bf16" if precision == "auto" else precision
         compiled = compile_ != "off"
-        return _execution(machine, chosen, compiled, "a GPU uses bf16, compiled blocks and flash attention")
+        return execution(chosen, compiled, "a GPU uses bf16, compiled blocks and flash attention")
     candidates = [precision] if precision != "auto" else ["fp32"]
     if precision == "auto" and machine.precision == "bf16":
         candidates.append("bf16")
     known = len(candidates) == 1
     if known and compile_ != "auto":
-        return _execution(machine, candidates[0], compile_ == "on", "as the recipe says")
+        return execution(candidates[0], compile_ == "on", "as the recipe says")
     why = "bf16 products are not faster here" if precision == "auto" else "as the recipe says"
     if known and 0 < expected_s < COMPILE_WORTH_TRYING_S:
-        return _execution(machine, candidates[0], False, f"{why}; the run is too short to compile for")
+        return execution(candidates[0], False, f"{why}; the run is too short to compile for")
     seconds = {name: _step_seconds(make(), token_BT, name, compiled=False) for name in candidates}
     best = min(seconds, key=lambda name: seconds[name])
     if len(candidates) > 1:
         why = f"one step took {seconds['fp32']:.3f} s in fp32 and {seconds['bf16']:.3f} s in bf16"
     length_s = expected_s or expected_tokens / token_BT.numel() * seconds[best]
     if compile_ == "on":
-        return _execution(machine, best, True, why)
+        return execution(best, True, why)
     if compile_ == "off" or length_s < COMPILE_WORTH_TRYING_S:
-        return _execution(machine, best, False, f"{why}; the run is too short to compile for")
+        return execution(best, False, f"{why}; the run is too short to compile for")
     compiled_s = _step_seconds(make(), token_BT, best, compiled=True)
     keep = compiled_s * COMPILE_WORTH_KEEPING < seconds[best]
     why = f"{why}; compiled {compiled_s:.3f} s against {seconds[best]:.3f} s a step"
-    return _execution(machine, best, keep, why)
+    return execution(best, keep, why)
 
 
-def _execution(machine: Machine, precision: str, compiled: bool, why: str) -> Execution:
-    return Execution(
-        device=machine.device,
-        precision=precision,
-        compile=compiled,
-        threads=machine.threads,
-        peak_flops=machine.peak_flops(precision),
-        why=why,
-    )
+def fitting_tokens(shape: DecoderShape, device: torch.device, memory_bytes: int, batch_tokens: int) -> int:
+    """Tokens of one forward and backward pass that fit a share of the memory, a whole number of rows.
+
+    Activations take about 34 bytes per channel and layer in 16 bits with fused attention (Korthikanti et al. 2022,
+    equation 2 without its quadratic term); twice that is counted in 32 bits, and half as much again for what the
+    loss and the allocator need.
+    """
+    if device.type == "cuda":
+        memory_bytes = torch.cuda.get_device_properties(device).total_memory
+    per_token = 34 * 1.5 * shape.layers * shape.width * (1 if device.type == "cuda" else 2)
+    tokens = min(int(MEMORY_SHARE * memory_bytes / per_token), MICRO_BATCH_TOKENS[device.type], batch_tokens)
+    return max(1, tokens // shape.context) * shape.context
 
 
 def _step_seconds(decoder: Decoder, token_BT: Tensor, precision: str, *, compiled: bool) -> float:

@@ -24,14 +24,14 @@ from time import perf_counter
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cerulea.core.errors import CheckpointNotWritten, CheckpointUnusable
 from cerulea.core.files import read_json, sha256_file, sync_folder
 from cerulea.core.values import Checkpoint, ModelCard
 from cerulea.nn.shape import DecoderShape
-from cerulea.nn.weights import file_form
+from cerulea.nn.weights import METADATA, file_form
 from cerulea.text.tokenizer import Tokenizer
 
 MANIFEST = "MANIFEST.json"
@@ -99,9 +99,8 @@ def write_checkpoint(root: Path, snapshot: Snapshot) -> Checkpoint:
 def _fill(folder: Path, snapshot: Snapshot) -> None:
     config, tensors = file_form(snapshot.shape, snapshot.weights, end_of_text=snapshot.tokenizer.end_of_text)
     _write(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-    # "format" is what transformers asks of a safetensors file.
-    _write(folder / "model.safetensors", save(tensors, {"format": "pt"}))
-    _write(folder / "optim.safetensors", save({k: v.contiguous() for k, v in snapshot.optimizer.items()}))
+    _write_tensors(folder / "model.safetensors", tensors)
+    _write_tensors(folder / "optim.safetensors", snapshot.optimizer)
     _write(folder / "state.json", (json.dumps(snapshot.state) + "\n").encode())
     _write(folder / "card.json", (json.dumps(dataclasses.asdict(snapshot.card), indent=2) + "\n").encode())
     snapshot.tokenizer.save(folder)
@@ -111,6 +110,16 @@ def _write(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Stream tensors to disk, without a second copy of them in memory."""
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, METADATA)
+    except SafetensorError as error:  # how the library tells of a full disk
+        raise OSError(str(error)) from error
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 

@@ -46,8 +46,6 @@ from cerulea.train.recipe import TextRecipe
 from cerulea.train.record import Metrics
 from cerulea.train.schedule import batch_rows, momentum_at, optimizer_settings, rate_scale
 
-MICRO_BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
-
 Event = Progress | Evaluation | Checkpoint
 
 
@@ -163,9 +161,11 @@ class _Run:
             )
         decoder = load_decoder(checkpoint.folder)
         decoder.set_dropout(self.keys.dropout)
-        self.execution = replace(self.execution, **{k: state["execution"][k] for k in ("precision", "compile")})
+        self.execution = replace(
+            self.execution, **{k: state["execution"][k] for k in ("precision", "compile", "micro_batch_tokens")}
+        )
         self._use(decoder)
-        self.optimizer.load({k: v.to(self.device) if v.ndim else v for k, v in tensors.items()})
+        self.optimizer.load({name: tensor.to(self.device) for name, tensor in tensors.items()})
         self.state = RunState(**state["run"])
         self.state.stop_reason = ""
         self.before_s = self.looked_at = self.saved_at = self.state.elapsed_s
@@ -256,8 +256,7 @@ class _Run:
     def _slots(self, rows: int) -> list[Slot]:
         """This rank's micro-batches of the step's rows. Slots are the same on any number of ranks that divides them."""
         context, ranks = self.shape.context, self.team.ranks
-        micro = self.keys.micro_batch_tokens or min(MICRO_BATCH_TOKENS[self.device.type], self.keys.batch_tokens)
-        count = max(ranks, -(-rows * context // micro))
+        count = max(ranks, -(-rows * context // self.execution.micro_batch_tokens))
         edges = [rows * i // count for i in range(count + 1)]
         first, last = count * self.team.rank // ranks, count * (self.team.rank + 1) // ranks
         slots = []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from cerulea.core.errors import CheckpointNotWritten, CheckpointUnusable
 from cerulea.core.values import ModelCard
@@ -119,6 +120,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(file: str, tmp_path: 
         write(path, content)
 
     monkeypatch.setattr(module, "_write", full)
+    monkeypatch.setattr(module, "_write_tensors", lambda path, tensors: full(path, save(tensors)))
     writer = Writer(tmp_path)
     writer.start(snapshot(2))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
+import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -169,3 +172,37 @@ def test_one_process_then_two_then_one_read_the_same_samples(recipe: Path, tmp_p
 def stop_at(steps: int) -> list[str]:
     """Limits that end a session early without touching the schedule: constant rate, fewer steps."""
     return ["--set", "train.schedule=wsd", "--set", "train.decay_fraction=0.0", "--set", f"train.steps={steps}"]
+
+
+def test_a_disk_that_fills_up_stops_the_run_with_its_reason(recipe: Path, tmp_path: Path):
+    """A real limit: no file may grow beyond 1 MB, which the weights do from the first checkpoint on."""
+    home = Cerulea(tmp_path / "home")
+    home.run("train", recipe, "--set", "train.steps=5")
+    words = [sys.executable, "-m", "cerulea.cli.main", "train", str(recipe), "--set", "train.steps=20"]
+    words += ["--set", "model.width=256", "--name", "large"]
+
+    done = subprocess.run(words, env=home.environment, capture_output=True, text=True, preexec_fn=small_files)
+
+    assert done.returncode == 1, done.stderr
+    assert "E-CHECKPOINT-002: The checkpoint of step 5 could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    (folder,) = (tmp_path / "home" / "runs").glob("large-*")
+    assert not any((folder / "checkpoints").iterdir())
+    assert "could not be written" in json.loads((folder / "run.json").read_text())["stop_reason"]
+    home.run("train", recipe, "--set", "train.steps=20", "--set", "model.width=256", "--name", "large", "--resume")
+
+
+def small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(recipe: Path, tmp_path: Path):
+    home = Cerulea(tmp_path / "home")
+    process = home.start("train", recipe, "--set", "train.steps=5000")
+    try:
+        assert wait_for(begun(tmp_path / "home"), process)
+        error = home.run("train", recipe, "--set", "train.steps=5000", "--resume", code=5).stderr
+        assert "is being trained by another process" in error
+    finally:
+        process.kill()
+        process.communicate()

@@ -26,7 +26,9 @@ from cerulea.train.text import train_text
 
 from ..conftest import prose
 
-EXECUTION = Execution(device="cpu", precision="fp32", compile=False, threads=1, peak_flops=1e11, why="a test")
+EXECUTION = Execution(
+    device="cpu", precision="fp32", compile=False, threads=1, peak_flops=1e11, micro_batch_tokens=256, why="a test"
+)
 
 
 @pytest.fixture
