@@ -25,7 +25,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainGPT(nn.Module):
-    """GPT-2 with a tied head and whole logits."""
+    """GPT-2 with a tied head and whole logits, initialised as nanoGPT does."""
 
     def __init__(self, vocab: int, layers: int, width: int, heads: int, context: int) -> None:
         super().__init__()
@@ -33,7 +33,12 @@ class PlainGPT(nn.Module):
         self.blocks = nn.ModuleList(PlainBlock(width, heads) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocab, bias=False)
         self.head.weight = self.token.weight
-        nn.init.normal_(self.token.weight, std=0.02)
+        for name, weight in self.named_parameters():  # nanoGPT's rule
+            if weight.ndim == 2:
+                branch = name.endswith(("proj.weight", "mlp.2.weight"))
+                nn.init.normal_(weight, std=0.02 / (2 * layers) ** 0.5 if branch else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(weight)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h = self.token(x) + self.position.weight[: x.shape[1]]

@@ -2,9 +2,9 @@
 
     CeruleaError                 exit code 1: the work was tried and failed
     ├── Invalid                  2: what was typed or given cannot be right
+    │   ├── CommandInvalid         an unknown command or option, a missing argument
     │   ├── RecipeInvalid          an unknown key, a wrong type, a value out of range
     │   ├── ShapeInvalid           a model shape that cannot exist
-    │   ├── CommandInvalid         an unknown command or option, a missing argument
     │   ├── CorpusInvalid          missing, empty, not UTF-8, a line without its field
     │   │   └── HeldOutTooShort      fewer held-out tokens than one context
     │   ├── TokenizerInvalid       files that are no tokenizer, ids that do not fit
