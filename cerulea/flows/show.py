@@ -37,7 +37,7 @@ def sample(settings: Settings, label: str, prompt: str, sampling: Sampling, rows
         raise Invalid(f"--n is {rows}.", fix="Ask for at least one text.")
     set_threads(settings.threads)
     decoder, tokenizer = open_model(find_model(settings, label))
-    ids = [tokenizer.end_of_text, *tokenizer.encode_prompt(prompt)]
+    ids = [tokenizer.begin_of_text, *tokenizer.encode_prompt(prompt)]
     written = generate(decoder, ids, sampling, stop=tokenizer.end_of_text, rows=rows)
     return [Written(text=tokenizer.decode(row), token_ids=row, prompt_tokens=len(ids)) for row in written]
 

@@ -217,13 +217,9 @@ def _digest(*parts: object) -> str:
 def contradictions(recipe: TextRecipe, shards: Shards) -> list[str]:
     """What a person might not have meant, as sentences."""
     found = []
-    if (
-        shards.meta["valid_documents"] == 1
-        and shards.meta["documents"] == 2
-        and not recipe.data.valid
-        and not recipe.data.valid_tail
-    ):
-        found.append(f"The corpus is one document: its last {recipe.data.valid_fraction:.0%} are held out.")
+    if (cut := shards.meta["cut_documents"]) and not recipe.data.valid_tail:
+        share = f"{recipe.data.valid_fraction:.1%}"
+        found.append(f"{cut} documents are too few to choose from: the last {share} of each is held out.")
     return found
 
 

@@ -53,7 +53,7 @@ def pick(logits_BV: Tensor, noise_BV: Tensor, sampling: Sampling) -> Tensor:
     """
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1)
-    scaled_BV = logits_BV / sampling.temperature
+    scaled_BV = logits_BV / max(sampling.temperature, 1e-4)  # below, float32 would overflow
     if 0 < sampling.top_k < scaled_BV.shape[1]:
         least_B1 = scaled_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
         scaled_BV = scaled_BV.masked_fill(scaled_BV < least_B1, -torch.inf)

@@ -28,6 +28,7 @@ SUFFIXES = (*PLAIN, ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 READ_BYTES = 1 << 20
 PIECE_CHARS = 1 << 20  # longest piece of a document; shorter documents are never cut
+LONGEST_PIECE = 4  # times PIECE_CHARS, where there is no good place to cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,42 @@ def open_bytes(path: Path) -> IO[bytes]:
     if suffix == ".xz":
         return lzma.open(path, "rb")
     if suffix == ".zst":
-        reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-        return io.BufferedReader(reader, READ_BYTES)
+        return io.BufferedReader(_ZstdFrames(path), READ_BYTES)
     return path.open("rb")
+
+
+class _ZstdFrames(io.RawIOBase):
+    """The frames of a .zst file one after the other; a file that ends inside a frame is an error, not an end."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._held = b""
+        self._begun = False  # whether the frame has bytes and no end yet
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._held:
+            chunk = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame, self._begun = zstandard.ZstdDecompressor().decompressobj(), False
+            chunk = chunk or self._file.read(READ_BYTES)
+            if not chunk:
+                if self._begun:
+                    raise EOFError("the archive ends in the middle")
+                return 0
+            self._begun = True
+            self._held = self._frame.decompress(chunk)
+        count = min(len(buffer), len(self._held))
+        buffer[:count] = self._held[:count]
+        self._held = self._held[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _plain(path: Path) -> Document:
@@ -124,7 +158,7 @@ def _rejoined(parts: Iterator[str]) -> Iterator[str]:
     for part in parts:
         held += part
         while len(held) > PIECE_CHARS:
-            cut = _word_start(held)
+            cut = _word_start(held) or (_any_start(held) if len(held) > LONGEST_PIECE * PIECE_CHARS else 0)
             if cut == 0:
                 break
             yield held[:cut]
@@ -143,6 +177,14 @@ def _word_start(text: str) -> int:
     return 0
 
 
+def _any_start(text: str) -> int:
+    """For text without blanks between letters (Chinese, one long line of data): after a newline, else anywhere.
+
+    A tokenizer may then see one word a megabyte otherwise than in the whole text; memory stays bounded.
+    """
+    return text.rfind("\n", 1, PIECE_CHARS) + 1 or PIECE_CHARS
+
+
 def _json_lines(path: Path, field: str) -> Iterator[Document]:
     with open_bytes(path) as file:
         read = 0
@@ -153,9 +195,9 @@ def _json_lines(path: Path, field: str) -> Iterator[Document]:
                     value = json.loads(line)
                 except UnicodeDecodeError as error:
                     raise _not_utf8(source, read + error.start, line[error.start]) from error
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:
                     raise CorpusInvalid(
-                        f"{source} is not JSON: {error.msg} at column {error.colno}.",
+                        f"{source} is not JSON: {error}.",
                         why="Every line of a .jsonl file is one JSON object.",
                         fix="Correct or remove that line.",
                     ) from error
@@ -194,9 +236,17 @@ def _parquet_rows(path: Path, field: str) -> Iterator[Document]:
         )
     number = 0
     for batch in file.iter_batches(batch_size=256, columns=[field]):
-        for text in batch.column(0).to_pylist():
+        column = batch.column(0)
+        if str(column.type) in ("string", "large_string"):
+            column = column.cast("large_binary")  # to find the row and byte of what is not UTF-8
+        for text in column.to_pylist():
             number += 1
             source = f"{path}:{number}"
+            if isinstance(text, bytes):
+                try:
+                    text = text.decode()
+                except UnicodeDecodeError as error:
+                    raise _not_utf8(source, error.start, text[error.start]) from error
             if not isinstance(text, str):
                 raise CorpusInvalid(f"{source} has no text in column {field!r}.", fix="Remove that row.")
             yield _from_text(source, text)

@@ -113,6 +113,9 @@ def make_order(tokens: tuple[int, ...], weights: tuple[float, ...], context: int
                 fix="Give more text, or lower model.context.",
             )
     share_of = np.array(weights, np.float64) / sum(weights)
+    # The smallest corpus still gets one sample of each pattern: otherwise it would never be read.
+    share_of = np.maximum(share_of, 1.01 / PATTERN)
+    share_of /= share_of.sum()
     pattern, owed = np.zeros(PATTERN, np.int64), np.zeros(len(tokens))
     for i in range(PATTERN):
         owed += share_of

@@ -28,10 +28,11 @@ from cerulea.core.files import read_json, write_json
 from cerulea.text.corpus import Corpus, Duplicates, Split, tail_of
 from cerulea.text.files import Document, kind_of
 from cerulea.text.order import make_order
-from cerulea.text.tokenizer import Tokenizer, load_tokenizer
+from cerulea.text.tokenizer import Tokenizer
 
 LAYOUT = 1  # of the folder; another number packs again
 BATCH_BYTES = 4 << 20  # text handed to the tokenizer at once
+FEW_DOCUMENTS = 200  # below that the split is looked at before it is used
 POOL_FROM_BYTES = 24 << 20  # smaller corpora are packed before a second process has started
 TRAIN_SAMPLE_BYTES = 24 << 20  # text that a new BPE is trained on
 
@@ -132,8 +133,9 @@ def pack(
         temporary.mkdir(parents=True)
         try:
             _write(corpora, split, held_out, tokenizer, temporary, stamp, report)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
+            if not _is_packed(folder, stamp):  # another process may have been first
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     shards = open_shards(folder, weights)
@@ -188,29 +190,31 @@ def _assigned(
 ) -> Iterator[tuple[str, int, Document, Iterator[str]]]:
     """Every new document with its place: ('train' or 'valid', corpus number, document, its pieces).
 
-    Held-out files come first, so that a copy of one among the training files is dropped as a duplicate. A
-    corpus of one document has nothing to choose by hash: its last share is held out instead.
+    Held-out files come first, so that a copy of one among the training files is dropped as a duplicate. Among
+    few documents the hash may pick none, or all: then the last share of each document is held out instead.
     """
     new = Duplicates().is_new
     for corpus in held_out:
         for document in filter(new, corpus.documents()):
             yield "valid", 0, document, document.pieces()
-    numbered = ((i, document) for i, corpus in enumerate(corpora) for document in corpus.documents())
-    first_two = list(itertools.islice(numbered, 2))
-    if not first_two:
+    numbered = ((i, document) for i, corpus in enumerate(corpora) for document in corpus.documents() if document.bytes)
+    first = [(i, document) for i, document in itertools.islice(numbered, FEW_DOCUMENTS) if new(document)]
+    if not first:
         raise CorpusInvalid(
             f"The corpus {', '.join(c.name for c in corpora)!r} has no documents.", fix="Check the files it names."
         )
-    tail = split.tail or (split.fraction if len(first_two) == 1 and not held_out else 0.0)
-    if split.tail and len(first_two) > 1:
+    if split.tail and len(first) > 1:
         raise CorpusInvalid(
             "data.valid_tail needs a corpus of one document.",
             why="It holds out the last part of one file.",
             fix="Use data.valid_fraction, or name held-out files with data.valid.",
         )
-    for i, document in itertools.chain(first_two, numbered):
-        if not new(document):
-            continue
+    rest = ((i, document) for i, document in numbered if new(document))
+    tail = split.tail
+    if not held_out and not tail and len(first) < FEW_DOCUMENTS:
+        picked = sum(split.holds_out(document) for _, document in first)
+        tail = split.fraction if picked in (0, len(first)) else 0.0
+    for i, document in itertools.chain(first, rest):
         if tail:
             train, valid = tail_of(document, tail)
             yield "train", i, document, train
@@ -237,24 +241,27 @@ def _write(
     files: dict[str, IO[bytes]] = {name: (folder / f"{name}.bin").open("wb") for name in names}
     digest = hashlib.sha256()
     documents, characters = {"train": 0, "valid": 0}, {"train": 0, "valid": 0}
+    both = 0  # documents that stand in both parts, their ends held out
 
     def texts() -> Iterator[tuple[str, str | None]]:
         """(file, piece of text), with (file, None) where a document begins."""
+        nonlocal both
+        last = b""
         for kind, corpus, document, pieces in _assigned(corpora, split, held_out):
             digest.update(f"{kind} {corpus} ".encode() + document.digest)
             documents[kind] += 1
+            both += kind == "valid" and last == document.digest
+            last = document.digest
             name = "valid" if kind == "valid" else f"train-{corpus}"
             yield name, None
             for piece in pieces:
                 characters[kind] += len(piece.encode())
                 yield name, piece
 
-    done = 0
     try:
         with _Encoder(tokenizer, pooled=total > POOL_FROM_BYTES) as encoder:
             for name, packed in encoder.encode(texts()):
                 files[name].write(end if packed is None else packed)
-                done += 0 if packed is None else len(packed)
                 if report is not None:
                     report(characters["train"] + characters["valid"], total)
         for file in files.values():
@@ -285,6 +292,7 @@ def _write(
         "dtype": tokenizer.dtype.name,
         "documents": documents["train"] + documents["valid"],
         "valid_documents": documents["valid"],
+        "cut_documents": both,
         "train_tokens": [tokens[f"train-{i}"] for i in range(len(corpora))],
         "valid_tokens": tokens["valid"],
         "train_bytes": characters["train"],
@@ -366,8 +374,3 @@ def _start_worker(library: str, kind: str, end_of_text: str) -> None:
 
 def _work(pieces: list[str]) -> list[bytes]:
     return _worker[0].encode_packed(pieces)
-
-
-def packed_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that a packed folder was made with."""
-    return load_tokenizer(folder)

@@ -50,12 +50,15 @@ class Tokenizer:
 
     Attributes:
         vocab: number of ids, special tokens included.
-        end_of_text: the id that stands before and after every document.
+        end_of_text: the id that stands after every document, and ends what a model writes.
+        begin_of_text: the id that a text begins with; end_of_text but for families that have one of their own.
         digest: sha256 over all that decides the ids.
         bytes_of: int32 (vocab,), UTF-8 bytes behind each id; 0 for special tokens.
     """
 
-    def __init__(self, library: Library, kind: str, *, end_of_text: str | None = None) -> None:
+    def __init__(
+        self, library: Library, kind: str, *, end_of_text: str | None = None, begin_of_text: str | None = None
+    ) -> None:
         self.library, self.kind = library, kind
         library.encode_special_tokens = True
         library.no_truncation()
@@ -70,6 +73,9 @@ class Tokenizer:
             )
         self.end_of_text_token = end
         self.end_of_text = int(library.token_to_id(end) or 0)
+        begin = begin_of_text if begin_of_text and library.token_to_id(begin_of_text) is not None else end
+        self.begin_of_text_token = begin
+        self.begin_of_text = int(library.token_to_id(begin) or 0)
         self.specials = {t.content: i for i, t in library.get_added_tokens_decoder().items() if t.special}
         self.digest = hashlib.sha256(_canonical(library)).hexdigest()
         self.dtype = np.dtype(np.uint16 if self.vocab <= 1 << 16 else np.uint32)
@@ -116,7 +122,7 @@ class Tokenizer:
         (folder / "tokenizer.json").write_text(self.library.to_str(pretty=False), encoding="utf-8")
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": self.end_of_text_token,
+            "bos_token": self.begin_of_text_token,
             "eos_token": self.end_of_text_token,
             "clean_up_tokenization_spaces": False,
             "cerulea_kind": self.kind,
@@ -152,7 +158,7 @@ class Tokenizer:
     def _count_bytes(self) -> np.ndarray:
         counts = np.zeros(self.vocab, np.int32)
         letters = byte_letters()
-        byte_level = _is_byte_level(self.library)
+        byte_level = "ByteLevel" in json.dumps(json.loads(self.library.to_str()).get("decoder"))
         added = self.library.get_added_tokens_decoder()
         for token, i in self.library.get_vocab().items():
             if i in added:
@@ -210,12 +216,20 @@ def gpt2_tokenizer(folder: Path) -> Tokenizer:
     """
     vocab = _first_file(folder, ("encoder.json", "vocab.json"))
     merges = _first_file(folder, ("vocab.bpe", "merges.txt"))
-    ids = json.loads(vocab.read_text(encoding="utf-8"))
+    try:
+        ids = json.loads(vocab.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TokenizerInvalid(f"{vocab} is not JSON: {error}.", fix="Restore that file.") from error
     # Only the first line is a comment: some merges begin with '#'.
     lines = merges.read_text(encoding="utf-8").split("\n")
     lines = lines[1:] if lines[0].startswith("#version") else lines
-    pairs = [(left, right) for left, right in (line.split() for line in lines if line.strip())]
-    library = Library(models.BPE(vocab=ids, merges=pairs))
+    try:
+        pairs = [(left, right) for left, right in (line.split() for line in lines if line.strip())]
+        library = Library(models.BPE(vocab=ids, merges=pairs))
+    except Exception as error:  # a line of other than two parts; the library raises bare Exception
+        raise TokenizerInvalid(
+            f"{merges} does not fit {vocab}: {error}.", fix="Use the two files of one model."
+        ) from error
     return _finished(library, "gpt2", specials=(END_OF_TEXT,))
 
 
@@ -236,10 +250,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"{path} is no tokenizer: {error}.", fix="Give a Hugging Face tokenizer.json."
         ) from error
     config_path = path.with_name("tokenizer_config.json")
-    config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}
-    end = config.get("eos_token")
-    end = end.get("content") if isinstance(end, dict) else end
-    return Tokenizer(library, config.get("cerulea_kind", "hf"), end_of_text=end)
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}
+        names = [config.get(key) for key in ("eos_token", "bos_token")]
+    except (ValueError, AttributeError) as error:
+        raise TokenizerInvalid(f"{config_path} is no tokenizer config: {error}.", fix="Restore that file.") from error
+    end, begin = (name.get("content") if isinstance(name, dict) else name for name in names)
+    return Tokenizer(library, config.get("cerulea_kind", "hf"), end_of_text=end, begin_of_text=begin)
 
 
 def _finished(library: Library, kind: str, specials: tuple[str, ...] = SPECIALS) -> Tokenizer:
@@ -275,4 +292,6 @@ def _is_byte_level(library: Library) -> bool:
         and bool(before.get("use_regex", True))
         and not any(not token["special"] for token in spec.get("added_tokens", []))
         and not spec["model"].get("dropout")
+        # A byte without a token would be dropped, and shift all that follows.
+        and byte_letters().keys() <= spec["model"].get("vocab", {}).keys()
     )

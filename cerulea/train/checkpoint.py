@@ -104,6 +104,8 @@ def _fill(folder: Path, snapshot: Snapshot) -> None:
     _write(folder / "state.json", (json.dumps(snapshot.state) + "\n").encode())
     _write(folder / "card.json", (json.dumps(dataclasses.asdict(snapshot.card), indent=2) + "\n").encode())
     snapshot.tokenizer.save(folder)
+    for path in folder.glob("tokenizer*.json"):
+        _sync(path)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -119,6 +121,10 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, METADATA)
     except SafetensorError as error:  # how the library tells of a full disk
         raise OSError(str(error)) from error
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -217,6 +223,15 @@ def retain(root: Path, *, last: int, best: int, scores: dict[int, float]) -> Non
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def set_aside(root: Path, after: int) -> None:
+    """Rename checkpoints beyond step `after`, which a resume passed over: they must not count as kept ones."""
+    for folder in checkpoint_folders(root):
+        if int(folder.name[5:]) > after:
+            aside = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+
+
 def remove_leftovers(root: Path) -> None:
     """Remove temporary folders of writes that a crash cut short."""
     for path in root.glob("step-*.tmp"):
@@ -229,21 +244,17 @@ class Writer:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._thread: threading.Thread | None = None
-        self._result: Checkpoint | CheckpointNotWritten | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Whether a checkpoint is being written, or is written and not yet fetched."""
-        return self._thread is not None
+        self._result: Checkpoint | BaseException | None = None
 
     def start(self, snapshot: Snapshot) -> None:
         """Begin to write; the one before must have been fetched."""
         assert self._thread is None
+        self._result = None
 
         def work() -> None:
             try:
                 self._result = write_checkpoint(self.root, snapshot)
-            except CheckpointNotWritten as error:
+            except BaseException as error:  # told to the run's own thread by `fetch`
                 self._result = error
 
         self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
@@ -259,7 +270,7 @@ class Writer:
             return None
         self._thread.join()
         self._thread, result = None, self._result
-        if isinstance(result, CheckpointNotWritten):
+        if isinstance(result, BaseException):
             raise result
         assert result is not None, "the checkpoint thread died"
         return result

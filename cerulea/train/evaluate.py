@@ -152,7 +152,7 @@ def score_texts(
     def windows() -> Iterator[Window]:
         nonlocal size
         for pieces in texts:
-            encoded = [np.array([tokenizer.end_of_text], tokenizer.dtype)]
+            encoded = [np.array([tokenizer.begin_of_text], tokenizer.dtype)]
             for piece in pieces:
                 size += len(piece.encode())
                 encoded.append(tokenizer.encode(piece))
@@ -248,7 +248,7 @@ def _encoded(tokenizer: Tokenizer, context: str, endings: Sequence[str]) -> Iter
     wholes = [tokenizer.encode(context + ending) for ending in endings]
     first = min((_shared(before, whole) for whole in wholes), default=0)
     for whole in wholes:
-        yield np.concatenate([[tokenizer.end_of_text], whole]).astype(np.int64), first + 1
+        yield np.concatenate([[tokenizer.begin_of_text], whole]).astype(np.int64), first + 1
 
 
 def _shared(a: np.ndarray, b: np.ndarray) -> int:

@@ -138,9 +138,41 @@ def test_a_long_document_comes_in_pieces_cut_between_words(tmp_path: Path, monke
         assert piece[0] == " " and piece[1].isalpha()
 
 
-def test_a_long_text_without_any_word_boundary_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_long_text_without_any_word_boundary_is_cut_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """So that memory stays flat for Chinese, or one long line of data."""
     monkeypatch.setattr(files, "PIECE_CHARS", 1000)
     path = tmp_path / "long.txt"
-    path.write_text("x" * 5000)
+    path.write_text(("字" * 700 + "。\n") * 20)
 
-    assert texts(path) == ["x" * 5000]
+    pieces = list(next(documents(path, "text")).pieces())
+
+    assert "".join(pieces) == path.read_text()
+    assert max(map(len, pieces)) <= 5000
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_an_archive_that_was_cut_short_is_refused(tmp_path: Path, suffix: str, share: float):
+    """Never read as a shorter text."""
+    packed = PACKERS[suffix]("".join(f"line {i * 7919 % 100003}\n" for i in range(50_000)).encode())
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(packed[: int(len(packed) * share)])
+
+    with pytest.raises(CorpusInvalid, match="cannot be read"):
+        texts(path)
+
+
+def test_several_zstandard_frames_are_one_text(tmp_path: Path):
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(PACKERS[".zst"](b"one ") + PACKERS[".zst"](b"two"))
+
+    assert texts(path) == ["one two"]
+
+
+def test_a_parquet_text_that_is_not_utf8_is_named(tmp_path: Path):
+    path = tmp_path / "a.parquet"
+    column = pa.Array.from_buffers(pa.string(), 1, pa.array([b"ab\xff"]).buffers())
+    pq.write_table(pa.table({"text": column}), path)
+
+    with pytest.raises(CorpusInvalid, match=r"a\.parquet:1 is not UTF-8: byte 2 is 0xff"):
+        texts(path)

@@ -74,3 +74,9 @@ def test_a_corpus_of_a_single_row_is_read_from_its_start():
     order = make_order((101,), (1.0,), 100, seed=1)
 
     assert order.locate(np.arange(5))[1].tolist() == [0] * 5
+
+
+def test_the_smallest_corpus_is_read_too():
+    order = make_order((10_000_000, 1000), (10_000_000.0, 1000.0), 100, seed=1)
+
+    assert order.share.tolist() == [PATTERN - 1, 1]

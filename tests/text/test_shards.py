@@ -114,7 +114,23 @@ def test_an_empty_held_out_part_is_refused(tmp_path: Path):
         (source / f"{i}.txt").write_text(prose(i, 40))
 
     with pytest.raises(HeldOutTooShort, match="None of 2 documents"):
-        pack([open_corpus(str(source))], Split(fraction=1e-9), [], BYTES, tmp_path / "packed")
+        pack([open_corpus(str(source))], Split(fraction=0.0), [], BYTES, tmp_path / "packed")
+
+
+def test_among_few_documents_the_end_of_each_is_held_out(tmp_path: Path):
+    """Ten files and a share of 2 %: the hash alone would most often pick none."""
+    source = tmp_path / "ten"
+    source.mkdir()
+    for i in range(10):
+        (source / f"{i}.txt").write_text(prose(i, 400))
+    (source / "empty.txt").write_text("")
+
+    shards = pack([open_corpus(str(source))], Split(fraction=0.02), [], BYTES, tmp_path / "packed")
+
+    total = sum(p.stat().st_size for p in source.iterdir())
+    assert shards.meta["cut_documents"] in (0, 10)
+    if shards.meta["cut_documents"]:
+        assert shards.valid_bytes == pytest.approx(0.02 * total, rel=0.1)
 
 
 def test_an_empty_corpus_is_refused(tmp_path: Path):

@@ -153,3 +153,31 @@ def test_files_that_are_no_tokenizer_are_refused(tmp_path: Path):
 
 def test_ids_fit_the_smallest_dtype(bpe: Tokenizer):
     assert bpe.encode("water").dtype == np.uint16
+
+
+def test_a_byte_level_tokenizer_that_lacks_bytes_is_left_to_its_library(tmp_path: Path):
+    """The fast path would drop what it cannot count."""
+    from tokenizers import decoders, trainers
+
+    library = Library(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    library.train_from_iterator(["hello world abc"] * 5, trainers.BpeTrainer(vocab_size=40, show_progress=False))
+    library.add_special_tokens(["<eos>"])
+    library.save(str(tmp_path / "tokenizer.json"))
+    text = "hello XYZ world abc Q hello world"
+
+    tokenizer = load_tokenizer(tmp_path)
+
+    assert tokenizer.encode(text).tolist() == library.encode(text, add_special_tokens=False).ids
+
+
+def test_a_family_with_a_first_token_of_its_own_keeps_it(tmp_path: Path, bpe: Tokenizer):
+    bpe.save(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "bos_token": {"content": "<|user|>"}}))
+
+    tokenizer = load_tokenizer(tmp_path)
+
+    assert tokenizer.begin_of_text == tokenizer.specials["<|user|>"]
+    assert tokenizer.end_of_text == tokenizer.specials["<|endoftext|>"]
