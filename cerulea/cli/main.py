@@ -5,7 +5,6 @@ Heavy modules are imported inside commands, so that help answers at once. Errors
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -16,7 +15,8 @@ import typer
 from typer import Argument, Option
 
 from cerulea import __version__
-from cerulea.core.errors import CeruleaError, CommandInvalid
+from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
+from cerulea.core.files import json_line
 from cerulea.core.settings import Settings, read_settings
 
 BEGAN = time.monotonic()  # of the command: `elapsed_s` and `train.minutes` count from here
@@ -59,7 +59,7 @@ def settings_of(context: typer.Context, home: Path | None) -> Settings:
 
 def put(value: Any) -> None:
     """One JSON object on one line."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(json_line(value), flush=True)
 
 
 @app.command()
@@ -120,7 +120,6 @@ def evaluate(
 ) -> None:
     """Score files in bits per byte and perplexity, or run a suite."""
     from cerulea.cli.view import show_score, show_tasks
-    from cerulea.core.errors import Invalid
     from cerulea.flows.show import evaluate_files, evaluate_suite
 
     settings = settings_of(context, home)
@@ -264,7 +263,10 @@ def run() -> None:
     """Entry point: the command, with every CeruleaError as a message and an exit code."""
     as_json = "--json" in sys.argv
     try:
-        app(standalone_mode=False)
+        # typer answers Ctrl-C with a code of its own, which it returns here.
+        code = app(standalone_mode=False)
+        if isinstance(code, int) and code:
+            raise SystemExit(code)
     except CeruleaError as error:
         _refuse(error, as_json)
     except KeyboardInterrupt:
@@ -274,6 +276,17 @@ def run() -> None:
         # Whoever read our output has gone; there is nobody left to tell.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         raise SystemExit(1) from None
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _refuse(
+            FileTrouble(
+                f"{error.strerror or error}{where}.",
+                fix="Check the path, its permissions and the free space; --home chooses another folder.",
+            ),
+            as_json,
+        )
+    except UnicodeDecodeError as error:
+        _refuse(Invalid(f"The input is not UTF-8: {error}.", fix="Convert it first, for example with iconv."), as_json)
     except Exception as error:
         exit_code = getattr(error, "exit_code", None)
         if exit_code is None or not hasattr(error, "format_message"):

@@ -6,7 +6,6 @@ Kept:    with `--json` one object per line and nothing else; without a terminal 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import sys
@@ -21,6 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cerulea.core.files import json_line
 from cerulea.core.values import Checkpoint, Evaluation, Progress
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def put(value: dict[str, Any]) -> None:
     """One JSON object on one line."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(json_line(value), flush=True)
 
 
 class TrainView:

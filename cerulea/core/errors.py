@@ -15,6 +15,7 @@
     │   ├── SuiteInvalid           an evaluation data set that is missing or malformed
     │   └── NotFound               no model, run, recipe or file of that name
     ├── Failed                   1
+    │   ├── FileTrouble            a file or folder cannot be read or written
     │   ├── CheckpointUnusable     no checkpoint in the folder verifies
     │   ├── CheckpointNotWritten   the disk is full or refuses; the last one is whole
     │   └── TrainingDiverged       too many steps in a row without a finite gradient
@@ -137,6 +138,12 @@ class Failed(CeruleaError):
     """The work was started and could not be finished."""
 
     code = "E-RUN-001"
+
+
+class FileTrouble(Failed):
+    """A file or folder cannot be read or written: permissions, a full disk, a missing folder."""
+
+    code = "E-FILE-001"
 
 
 class CheckpointUnusable(Failed):

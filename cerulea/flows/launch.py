@@ -10,7 +10,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+
+import torch
 
 from cerulea.core.errors import Invalid
 from cerulea.nn.precision import usable_cores
@@ -30,6 +33,12 @@ def together(processes: int) -> Iterator[bool]:
     if processes == 1:
         yield True
         return
+    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+        raise Invalid(
+            f"--processes is {processes}, and there are {torch.cuda.device_count()} GPUs.",
+            why="Each process has a GPU of its own.",
+            fix=f"Use --processes {torch.cuda.device_count()}.",
+        )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -44,13 +53,31 @@ def together(processes: int) -> Iterator[bool]:
         for i in range(1, processes)
     ]
     os.environ.update(shared, RANK="0", LOCAL_RANK="0")
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(others, done), daemon=True).start()
     try:
         yield True
+        done.set()
         for other in others:
-            other.wait(timeout=60)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                other.wait(timeout=60)
     finally:
+        done.set()
         for other in others:
             if other.poll() is None:
                 other.kill()
         for name in (*shared, "RANK", "LOCAL_RANK"):
             os.environ.pop(name, None)
+
+
+def _watch(others: list[subprocess.Popen[bytes]], done: threading.Event) -> None:
+    """End this process when another one fails: it would wait for that one's part of a sum, perhaps for ever."""
+    while not done.wait(0.5):
+        for number, other in enumerate(others, start=1):
+            if other.poll() not in (None, 0) and not done.wait(2.0):
+                print(f"E-RUN-001: Process {number} of the run ended with code {other.returncode}.", file=sys.stderr)
+                print("  What it said is above. The last checkpoint is whole.", file=sys.stderr)
+                print("  Run the same command with --resume.", file=sys.stderr, flush=True)
+                for each in others:
+                    each.kill()
+                os._exit(1)

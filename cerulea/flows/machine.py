@@ -17,7 +17,8 @@ def know_machine(settings: Settings, *, again: bool = False) -> tuple[Machine, t
     """The measured machine and the device to use; measures where no measurement of this kind is kept."""
     device = pick_device(settings.device)
     threads = set_threads(settings.threads)
-    key = f"{processor()} | {device.type} | {threads} threads | torch {torch.__version__}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    key = f"{processor()} | {name} | {threads} threads | torch {torch.__version__}"
     path = settings.home / "doctor.json"
     kept = _read(path)
     if not again and key in kept:

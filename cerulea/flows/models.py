@@ -20,7 +20,7 @@ from cerulea.core.files import read_json, write_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import ModelCard
 from cerulea.nn.decoder import Decoder
-from cerulea.nn.weights import load_decoder, save_decoder
+from cerulea.nn.weights import load_decoder, refuse_pickle, save_decoder
 from cerulea.text.tokenizer import Tokenizer, load_tokenizer
 from cerulea.train.checkpoint import MANIFEST, RESUME_FILES
 
@@ -62,15 +62,15 @@ def find_model(settings: Settings, label: str) -> Model:
     known = {m.name for m in list_models(settings)}
     if name in known and ":" not in label:
         versions = _versions(settings.models / name)
-        wanted = versions[-1] if not version else int(version) if version.isdigit() else -1
+        wanted = versions[-1] if not version else int(version) if version.isascii() and version.isdigit() else -1
         if wanted not in versions:
             raise NotFound(
                 f"{name!r} has no version {version!r}.", fix=f"Its versions are {', '.join(map(str, versions))}."
             )
         return Model(folder=_folder(settings, name, wanted), name=name, version=wanted)
     folder = Path(label).expanduser()
-    if (folder / "config.json").exists():
-        return Model(folder=folder)
+    if folder.is_file() or (folder / "config.json").exists():
+        return _folder_model(folder)
     if (folder / "checkpoints").is_dir():
         raise NotFound(
             f"{label} is a run, not a model.", fix=f"Name one of its checkpoints, or see it: cerulea show {label}"
@@ -83,6 +83,23 @@ def find_model(settings: Settings, label: str) -> Model:
         else "A model is a name, name@version, or a folder with a config.json.",
         fix="See what there is: cerulea models",
     )
+
+
+def _folder_model(path: Path) -> Model:
+    """A folder, or a file in it that was named instead.
+
+    Raises:
+        NotFound: there is none.
+        PickleRefused: a file of a kind that could run code.
+    """
+    if path.is_file():
+        refuse_pickle(path)
+        path = path.parent
+    if not (path / "config.json").exists():
+        raise NotFound(
+            f"There is no model in {path}.", why="A model's folder has a config.json.", fix="Check the path."
+        )
+    return Model(folder=path)
 
 
 def open_model(model: Model) -> tuple[Decoder, Tokenizer]:
@@ -138,7 +155,7 @@ def register(settings: Settings, source: Path, name: str, *, extra: dict[str, An
 def import_model(settings: Settings, folder: Path, name: str) -> Model:
     """Read a Hugging Face folder whole, to be sure of it, and register what was read under `name`."""
     check_name(name)
-    model = find_model(settings, str(folder))
+    model = _folder_model(folder)
     decoder, tokenizer = open_model(model)
     shape = decoder.shape
     family = str(read_json(folder / "config.json").get("model_type", ""))
@@ -154,6 +171,7 @@ def import_model(settings: Settings, folder: Path, name: str) -> Model:
     try:
         save_decoder(decoder, temporary, end_of_text=tokenizer.end_of_text)
         tokenizer.save(temporary)
+        _copy_companions(folder if folder.is_dir() else folder.parent, temporary)
         write_json(temporary / "card.json", dataclasses.asdict(card))
         return register(settings, temporary, name, extra={"imported_from": str(folder.resolve())})
     finally:
@@ -183,10 +201,18 @@ def export_model(settings: Settings, label: str, folder: Path, form: str) -> str
     decoder, tokenizer = open_model(model)
     save_decoder(decoder, folder, end_of_text=tokenizer.end_of_text)
     tokenizer.save(folder)
+    _copy_companions(model.folder, folder)
     card = model.folder / "card.json"
     if card.exists():
         shutil.copyfile(card, folder / "card.json")
     return family
+
+
+def _copy_companions(source: Path, target: Path) -> None:
+    """What a family keeps beside its weights: special tokens, chat template, defaults for writing."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def check_name(name: str) -> None:

@@ -122,5 +122,7 @@ def find_run(settings: Settings, name: str) -> Path:
 def loss_curve(folder: Path) -> list[tuple[int, float]]:
     """(step, loss) of a run so far."""
     return [
-        (line["step"], line["loss"]) for line in read_metrics(folder / "metrics.jsonl") if line["event"] == "progress"
+        (line["step"], line["loss"])
+        for line in read_metrics(folder / "metrics.jsonl")
+        if line["event"] == "progress" and line["loss"] is not None
     ]

@@ -15,8 +15,10 @@ from cerulea.core.files import read_json
 from cerulea.core.settings import Settings
 from cerulea.flows.models import find_model, list_models, open_model
 from cerulea.flows.runs import find_run, loss_curve
+from cerulea.nn.decoder import Decoder
 from cerulea.nn.generate import Sampling, generate
-from cerulea.nn.precision import set_threads
+from cerulea.nn.precision import pick_device, set_threads
+from cerulea.text.tokenizer import Tokenizer
 from cerulea.train.evaluate import Score, score_file
 from cerulea.train.record import read_metrics
 from cerulea.train.suites import run_suite
@@ -31,12 +33,18 @@ class Written:
     prompt_tokens: int  # end-of-text in front included
 
 
+def _ready(settings: Settings, label: str) -> tuple[Decoder, Tokenizer]:
+    """A model on the device that the settings choose, and its tokenizer."""
+    set_threads(settings.threads)
+    decoder, tokenizer = open_model(find_model(settings, label))
+    return decoder.to(pick_device(settings.device)), tokenizer
+
+
 def sample(settings: Settings, label: str, prompt: str, sampling: Sampling, rows: int) -> list[Written]:
     """Continue `prompt` in `rows` ways with a model."""
     if rows < 1:
         raise Invalid(f"--n is {rows}.", fix="Ask for at least one text.")
-    set_threads(settings.threads)
-    decoder, tokenizer = open_model(find_model(settings, label))
+    decoder, tokenizer = _ready(settings, label)
     ids = [tokenizer.begin_of_text, *tokenizer.encode_prompt(prompt)]
     written = generate(decoder, ids, sampling, stop=tokenizer.end_of_text, rows=rows)
     return [Written(text=tokenizer.decode(row), token_ids=row, prompt_tokens=len(ids)) for row in written]
@@ -44,8 +52,7 @@ def sample(settings: Settings, label: str, prompt: str, sampling: Sampling, rows
 
 def evaluate_files(settings: Settings, label: str, files: list[str], *, field: str, stride: int | None) -> Score:
     """Score some files with a sliding window of the model's context."""
-    set_threads(settings.threads)
-    decoder, tokenizer = open_model(find_model(settings, label))
+    decoder, tokenizer = _ready(settings, label)
     scores = [score_file(decoder, tokenizer, Path(name).expanduser(), field=field, stride=stride) for name in files]
     return sum(scores[1:], scores[0])
 
@@ -54,8 +61,7 @@ def evaluate_suite(
     settings: Settings, label: str, suite: str, data: list[str], *, limit: int | None, stride: int | None
 ) -> dict[str, dict[str, Any]]:
     """Run a suite; `data` are NAME=PATH entries or folders."""
-    set_threads(settings.threads)
-    decoder, tokenizer = open_model(find_model(settings, label))
+    decoder, tokenizer = _ready(settings, label)
     return run_suite(suite, decoder, tokenizer, data, limit=limit, stride=stride)
 
 
@@ -121,6 +127,8 @@ def export_tensorboard(settings: Settings, run: str, folder: Path, say: Callable
         for line in read_metrics(source / "metrics.jsonl"):
             place = "train" if line["event"] == "progress" else "held_out"
             for name in names.get(line["event"], ()):
+                if line[name] is None:
+                    continue
                 writer.add_scalar(f"{place}/{name}", line[name], line["step"], walltime=line["elapsed_s"])
                 points += 1
             if line.get("sample"):

@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, strftime
 from types import FrameType
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from cerulea.core.errors import CeruleaError
+from cerulea.core.errors import Failed
 from cerulea.core.files import read_json, write_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, Evaluation, Progress, Usage
@@ -29,15 +29,18 @@ from cerulea.flows.machine import know_machine
 from cerulea.flows.models import Model, register
 from cerulea.flows.runs import begin_record, hold_run, unfinished_run
 from cerulea.nn.decoder import Decoder
-from cerulea.nn.precision import Execution, choose_execution, fitting_tokens
+from cerulea.nn.precision import Execution, Machine, choose_execution, fitting_tokens
 from cerulea.text.corpus import Corpus, Split, open_corpus
 from cerulea.text.shards import Shards, pack, training_texts
 from cerulea.text.tokenizer import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, train_bpe
-from cerulea.train.checkpoint import best_checkpoint
+from cerulea.train.checkpoint import best_checkpoint, load_resume, newest_checkpoint, problem_of
 from cerulea.train.parallel import Team, join_team, leave_team
 from cerulea.train.recipe import TextRecipe
 from cerulea.train.record import now, update_record
 from cerulea.train.text import train_text
+
+# Any other reason is a signal's: such a run is not finished and can be resumed.
+END_REASONS = ("steps", "tokens", "epochs", "minutes", "target", "patience")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,6 @@ class Done:
     loss: float | None
     usage: Usage
     cost: str | None = None  # the fund's price of `usage`; there is no price list yet
-    samples: list[str] = field(default_factory=list)
 
 
 Event = Started | Note | Progress | Evaluation | Checkpoint | Done
@@ -108,7 +110,7 @@ def train(
         if team.leads:
             team.meet()
         folder = _run_folder(settings, recipe, resume, team)
-        execution = _execution(recipe, tokenizer, machine, device, team)
+        execution = _execution(recipe, tokenizer, shards, machine, device, team, folder if resume else None)
         for warning in contradictions(recipe, shards):
             yield Note(warning)
         yield Started(
@@ -143,15 +145,21 @@ def train(
                         yield Note(notes.pop(0))
                     last = event if isinstance(event, Checkpoint) else last
                     yield event
-            except CeruleaError as error:
-                if team.leads:
-                    update_record(folder, stop_reason=f"error: {error}", stopped=now())
+            except BaseException as error:
+                if team.leads and not isinstance(error, GeneratorExit):
+                    update_record(folder, stop_reason=f"error: {str(error) or type(error).__name__}", stopped=now())
+                if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+                    raise Failed(
+                        f"The memory is full: {error or 'no more can be had'}.",
+                        fix="Use less at once, or a smaller model: "
+                        f"--set train.micro_batch_tokens={execution.micro_batch_tokens // 2}",
+                    ) from error
                 raise
             finally:
                 run.close()  # type: ignore[attr-defined]
         if team.leads:
             assert last is not None, "a run ends with a checkpoint"
-            yield _finish(settings, recipe, folder, asked())
+            yield _finish(settings, recipe, folder, last)
     finally:
         leave_team()
 
@@ -223,13 +231,30 @@ def contradictions(recipe: TextRecipe, shards: Shards) -> list[str]:
     return found
 
 
-def _execution(recipe: TextRecipe, tokenizer: Tokenizer, machine: Any, device: torch.device, team: Team) -> Execution:
-    """How to compute; with several processes the leader's choice holds for all."""
+def _execution(
+    recipe: TextRecipe,
+    tokenizer: Tokenizer,
+    shards: Shards,
+    machine: Machine,
+    device: torch.device,
+    team: Team,
+    resumed: Path | None,
+) -> Execution:
+    """How to compute: as the checkpoint did, or as a probe finds best; the leader's choice holds for all."""
     keys, context = recipe.train, recipe.model.context
     shape = recipe.shape(tokenizer.vocab)
     micro = keys.micro_batch_tokens or fitting_tokens(shape, device, machine.memory_bytes, keys.batch_tokens)
     chosen: list[Execution] = []
-    if team.leads:
+    checkpoint = newest_checkpoint(resumed / "checkpoints", lambda _: None) if resumed and team.leads else None
+    if checkpoint is not None:
+        then = load_resume(checkpoint.folder)[1]["execution"]
+        why = "as the run began"
+        if (then["device"], then["threads"]) != (machine.device, machine.threads):
+            why += f", but on {then['device']} with {then['threads']} threads: last digits will differ"
+        peak = machine.peak_flops(then["precision"])
+        kept = {"device": machine.device, "threads": machine.threads, "peak_flops": peak, "why": why}
+        chosen.append(Execution(**{**then, **kept}))
+    elif team.leads:
         chosen.append(
             choose_execution(
                 machine,
@@ -239,7 +264,18 @@ def _execution(recipe: TextRecipe, tokenizer: Tokenizer, machine: Any, device: t
                 micro,
                 precision=keys.precision,
                 compile_=keys.compile,
-                expected_tokens=keys.tokens or keys.steps * keys.batch_tokens,
+                expected_tokens=min(
+                    (
+                        limit
+                        for limit in (
+                            keys.tokens,
+                            keys.steps * keys.batch_tokens,
+                            keys.epochs * sum(len(tokens) for tokens in shards.train),
+                        )
+                        if limit
+                    ),
+                    default=0,
+                ),
                 expected_s=60 * keys.minutes,
             )
         )
@@ -250,18 +286,18 @@ def _execution(recipe: TextRecipe, tokenizer: Tokenizer, machine: Any, device: t
     return chosen[0]
 
 
-def _finish(settings: Settings, recipe: TextRecipe, folder: Path, asked: str) -> Done:
+def _finish(settings: Settings, recipe: TextRecipe, folder: Path, last: Checkpoint) -> Done:
     """Register the best checkpoint; a run that was asked to stop registers too and can still go on."""
     root = folder / "checkpoints"
-    newest = sorted(p for p in root.iterdir() if p.name.startswith("step-") and not p.name.endswith(".tmp"))[-1]
-    state = read_json(newest / "state.json")["run"]
+    state = read_json(last.folder / "state.json")["run"]
     best = best_checkpoint(root, state["scores"])
-    assert best is not None
+    if best is None or problem_of(best):
+        best = last.folder
     step = int(best.name[5:])
     model = register(settings, best, recipe.name, extra={"run": folder.name, "step": step})
     _score_card(model, state["scores"].get(str(step)))
     reason = state["stop_reason"]
-    finished = not asked
+    finished = reason in END_REASONS
     usage = Usage(trained_tokens=state["tokens"], device_ms=int(1000 * state["elapsed_s"]))
     update_record(
         folder,

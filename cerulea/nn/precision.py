@@ -24,7 +24,8 @@ from cerulea.nn.decoder import Decoder
 from cerulea.nn.shape import DecoderShape
 
 BF16_WORTH_TRYING = 1.15  # bf16 products must be this much faster before a shape is tried in bf16
-COMPILE_WORTH_TRYING_S = 900.0  # shorter CPU runs would spend more on compiling than they win
+COMPILE_WORTH_TRYING_S = {"cpu": 900.0, "cuda": 180.0}  # shorter runs spend more on compiling than they win
+PROBE_TOKENS = {"cpu": 2048, "cuda": 65536}  # of one timed step
 COMPILE_WORTH_KEEPING = 1.05
 MICRO_BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}  # more gains nothing
 MEMORY_SHARE = 0.3  # of the memory, for activations
@@ -97,7 +98,8 @@ def usable_cores() -> int:
 
 def set_threads(wanted: int = 0) -> int:
     """Use `wanted` CPU threads, or with 0 what OMP_NUM_THREADS says, or all usable cores; returns the number."""
-    threads = wanted or int(os.environ.get("OMP_NUM_THREADS") or 0) or usable_cores()
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a list sets nested levels; the first is ours
+    threads = wanted or (int(given) if given.isascii() and given.isdigit() else 0) or usable_cores()
     torch.set_num_threads(threads)
     # Numbers below 1e-38 take a slow path on CPUs and carry nothing that training needs.
     torch.set_flush_denormal(True)
@@ -155,7 +157,8 @@ def choose_execution(
         expected_tokens: tokens that the run will train on, 0 where only a time is known.
         expected_s: seconds that the run may take, 0 where only tokens are known.
     """
-    token_BT = torch.zeros(max(1, micro_batch_tokens // context), context, dtype=torch.int64, device=device)
+    probed = min(micro_batch_tokens, PROBE_TOKENS[device.type])
+    token_BT = torch.zeros(max(1, probed // context), context, dtype=torch.int64, device=device)
 
     def execution(chosen: str, compiled: bool, why: str) -> Execution:
         return Execution(
@@ -168,10 +171,6 @@ def choose_execution(
             why=why,
         )
 
-    if device.type == "cuda":
-        chosen = "bf16" if precision == "auto" else precision
-        compiled = compile_ != "off"
-        return execution(chosen, compiled, "a GPU uses bf16, compiled blocks and flash attention")
     candidates = [precision] if precision != "auto" else ["fp32"]
     if precision == "auto" and machine.precision == "bf16":
         candidates.append("bf16")
@@ -179,21 +178,26 @@ def choose_execution(
     if known and compile_ != "auto":
         return execution(candidates[0], compile_ == "on", "as the recipe says")
     why = "bf16 products are not faster here" if precision == "auto" else "as the recipe says"
-    if known and 0 < expected_s < COMPILE_WORTH_TRYING_S:
+    worth_s = COMPILE_WORTH_TRYING_S[device.type]
+    if known and 0 < expected_s < worth_s:
         return execution(candidates[0], False, f"{why}; the run is too short to compile for")
     seconds = {name: _step_seconds(make(), token_BT, name, compiled=False) for name in candidates}
     best = min(seconds, key=lambda name: seconds[name])
     if len(candidates) > 1:
         why = f"one step took {seconds['fp32']:.3f} s in fp32 and {seconds['bf16']:.3f} s in bf16"
-    length_s = expected_s or expected_tokens / token_BT.numel() * seconds[best]
+    lengths = (expected_s, expected_tokens / token_BT.numel() * seconds[best])
+    length_s = min((length for length in lengths if length), default=0.0)
     if compile_ == "on":
         return execution(best, True, why)
-    if compile_ == "off" or length_s < COMPILE_WORTH_TRYING_S:
-        return execution(best, False, f"{why}; the run is too short to compile for")
-    compiled_s = _step_seconds(make(), token_BT, best, compiled=True)
+    if compile_ == "off" or length_s < worth_s:
+        return execution(best, False, why if compile_ == "off" else f"{why}; the run is too short to compile for")
+    try:
+        compiled_s = _step_seconds(make(), token_BT, best, compiled=True)
+    except Exception as error:  # no compiler on this machine, for example: eager stays, and the reason is told
+        reason = str(error).strip().splitlines()[0][:120]
+        return execution(best, False, f"{why}; compiling failed ({type(error).__name__}: {reason})")
     keep = compiled_s * COMPILE_WORTH_KEEPING < seconds[best]
-    why = f"{why}; compiled {compiled_s:.3f} s against {seconds[best]:.3f} s a step"
-    return execution(best, keep, why)
+    return execution(best, keep, f"{why}; compiled {compiled_s:.3f} s against {seconds[best]:.3f} s a step")
 
 
 def fitting_tokens(shape: DecoderShape, device: torch.device, memory_bytes: int, batch_tokens: int) -> int:
@@ -206,7 +210,8 @@ def fitting_tokens(shape: DecoderShape, device: torch.device, memory_bytes: int,
     if device.type == "cuda":
         memory_bytes = torch.cuda.get_device_properties(device).total_memory
     per_token = 34 * 1.5 * shape.layers * shape.width * (1 if device.type == "cuda" else 2)
-    tokens = min(int(MEMORY_SHARE * memory_bytes / per_token), MICRO_BATCH_TOKENS[device.type], batch_tokens)
+    free = memory_bytes - 16 * shape.parameters()  # weights, gradients and two moments in float32
+    tokens = min(int(MEMORY_SHARE * max(free, 0) / per_token), MICRO_BATCH_TOKENS[device.type], batch_tokens)
     return max(1, tokens // shape.context) * shape.context
 
 

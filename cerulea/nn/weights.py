@@ -353,6 +353,16 @@ def _read_json(file: Path) -> dict[str, Any]:
     return values
 
 
+def refuse_pickle(file: Path) -> None:
+    """Refuse a file of a kind that could run code when it is opened.
+
+    Raises:
+        PickleRefused: it is one.
+    """
+    if file.suffix.lower() in (*_PICKLES, ".pkl", ".pickle"):
+        raise _pickle_refused(file.parent, [file])
+
+
 def _pickle_refused(folder: Path, pickles: list[Path]) -> PickleRefused:
     """Refuse, with one line that converts: weights_only loads tensors and runs no code."""
     code = (

@@ -8,6 +8,7 @@ Not here: which rows a rank reads (`text`).
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ def join_team(device: torch.device) -> Team:
     if ranks == 1:
         return Team()
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # The others wait while the leader packs a corpus, however large; a dead process is noticed otherwise.
+        patience = datetime.timedelta(days=7)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     return Team(dist.get_rank(), ranks)
 
 

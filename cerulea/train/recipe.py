@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -180,7 +181,7 @@ def read_recipe(path: Path, *, changes: list[str] | None = None, data: list[str]
         NotFound: no such file.
         RecipeInvalid: anything in it that cannot be right.
     """
-    if not path.exists():
+    if not path.is_file():
         raise NotFound(
             f"There is no recipe {path}.", fix="Recipes that ship lie in recipes/, for example recipes/tiny.toml."
         )
@@ -332,6 +333,7 @@ def _check(recipe: TextRecipe) -> None:
         f"model.size is {m.size!r}.",
         f"Use one of {', '.join(GPT2_SIZES)}, or layers, width and heads.",
     )
+    need(m.context >= 2, f"model.context is {m.context}.", "Use at least 2 tokens.")
     limits = t.steps or t.tokens or t.epochs or t.minutes
     need(
         limits > 0,
@@ -381,6 +383,10 @@ def _check(recipe: TextRecipe) -> None:
         "An interval in [train] is negative.",
         "Use 0 for never.",
     )
+    for name in ("learning_rate", "embedding_rate", "head_rate", "vector_rate", "weight_decay", "skip_sigma"):
+        need(0 <= getattr(t, name) < math.inf, f"train.{name} is {getattr(t, name)}.", "Use a number of 0 or more.")
+    for name in ("beta1", "beta2", "momentum"):
+        need(0 <= getattr(t, name) < 1, f"train.{name} is {getattr(t, name)}.", "Use a share from 0 to below 1.")
     need(1 <= t.orthogonal_steps <= 5, f"train.orthogonal_steps is {t.orthogonal_steps}.", "Use 1 to 5.")
     need(0 <= t.seed < 2**63, f"train.seed is {t.seed}.", "Use a whole number from 0 to 2^63 - 1.")
     recipe.shape(vocab=max(recipe.tokenizer.vocab, 1))

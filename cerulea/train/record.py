@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cerulea.core.files import read_json, write_json
+from cerulea.core.files import json_line, read_json, write_json
 
 PACKAGES = ("cerulea", "torch", "numpy", "tokenizers", "safetensors")
 
@@ -35,7 +35,7 @@ class Metrics:
 
     def add(self, event: str, values: dict[str, Any]) -> None:
         """Append one line, readable by others at once."""
-        line = (json.dumps({"event": event, **values}) + "\n").encode()
+        line = (json_line({"event": event, **values}) + "\n").encode()
         self._file.write(line)
         self._file.flush()
         self.offset += len(line)

@@ -18,7 +18,7 @@ from time import monotonic, perf_counter
 
 import torch
 
-from cerulea.core.errors import ResumeMismatch
+from cerulea.core.errors import RecipeInvalid, ResumeMismatch
 from cerulea.core.values import Checkpoint, Evaluation, ModelCard, Progress
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.flops import train_flops_per_token
@@ -37,6 +37,7 @@ from cerulea.train.checkpoint import (
     newest_checkpoint,
     remove_leftovers,
     retain,
+    set_aside,
     snapshot_tensors,
 )
 from cerulea.train.evaluate import held_out
@@ -123,6 +124,12 @@ class _Run:
         self.execution, self.began = execution, began
         self.shape = recipe.shape(tokenizer.vocab)
         self.device = torch.device(execution.device)
+        self.prompt = [tokenizer.begin_of_text, *tokenizer.encode_prompt(self.keys.sample_prompt)]
+        if self.keys.sample_tokens and len(self.prompt) >= self.shape.context:
+            raise RecipeInvalid(
+                f"train.sample_prompt has {len(self.prompt):,} tokens; the context is {self.shape.context:,}.",
+                fix="Shorten it, or set train.sample_tokens to 0.",
+            )
         self.order = make_order(tuple(len(t) for t in shards.train), shards.weights, self.shape.context, self.keys.seed)
         self.read = shards.reader(self.shape.context, self.keys.seed)
         self.state, self.before_s = RunState(), 0.0
@@ -130,6 +137,7 @@ class _Run:
         self.writer = Writer(self.checkpoints)
         self.stall_s = self.looked_at = self.saved_at = 0.0
         self.metrics: Metrics | None = None
+        self.resumed: Checkpoint | None = None
 
     # -- beginning ---------------------------------------------------------------------------------
 
@@ -146,6 +154,8 @@ class _Run:
         if self.team.leads:
             remove_leftovers(self.checkpoints)
         checkpoint = newest_checkpoint(self.checkpoints, say if self.team.leads else lambda sentence: None)
+        if checkpoint is not None and self.team.leads:
+            set_aside(self.checkpoints, checkpoint.step)
         self.team.meet()
         if checkpoint is None:
             say("The run has no checkpoint yet and starts at step 0.")
@@ -168,6 +178,7 @@ class _Run:
         self.optimizer.load({name: tensor.to(self.device) for name, tensor in tensors.items()})
         self.state = RunState(**state["run"])
         self.state.stop_reason = ""
+        self.resumed = checkpoint
         self.before_s = self.looked_at = self.saved_at = self.state.elapsed_s
         self.guard.load(state["guard"])
         if self.team.leads:
@@ -189,17 +200,25 @@ class _Run:
         state = self.state
         if self.keys.eval_first and state.step == 0:
             yield self._evaluate()
+        if self.resumed is not None:
+            # A run that was killed between its last checkpoint and its record has nothing left to do.
+            state.stop_reason = self._stop_reason()
+            if state.stop_reason:
+                yield self.resumed
         while not state.stop_reason:
             progress = self._step()
             yield progress
-            state.stop_reason = self._stop_reason(should_stop())
+            asked = self._asked(should_stop())
+            state.stop_reason = asked or self._stop_reason()
             new_best = False
-            if self._evaluation_due() or (state.stop_reason and str(state.step) not in state.scores):
+            # Whoever asks to stop may not wait: then the checkpoint comes first, and no score.
+            last = state.stop_reason and str(state.step) not in state.scores
+            if not asked and (self._evaluation_due() or last):
                 evaluation = self._evaluate()
                 new_best = evaluation.best
                 yield evaluation
-                state.stop_reason = state.stop_reason or self._stop_reason("")
-            if self._checkpoint_due() or (new_best and self.keys.patience) or state.stop_reason:
+                state.stop_reason = state.stop_reason or self._stop_reason()
+            if self._checkpoint_due() or (new_best and self.keys.keep_best) or state.stop_reason:
                 yield from self._finished(wait=True)
                 self._save()
             yield from self._finished(wait=bool(state.stop_reason))
@@ -305,11 +324,13 @@ class _Run:
             shares.append(self._elapsed() / max(60 * keys.minutes - state.evaluate_s, 1e-9))
         return min(1.0, max(shares))
 
-    def _stop_reason(self, asked: str) -> str:
+    def _asked(self, reason: str) -> str:
+        """The reason that this process was given to stop, or that another one was given one."""
+        return reason if agree(self.team, float(bool(reason)))[0] == 0 else reason or "signal"
+
+    def _stop_reason(self) -> str:
         keys, state = self.keys, self.state
-        team_asked, over = agree(self.team, float(bool(asked)), float(self._fraction() >= 1.0))
-        if team_asked:
-            return asked or "signal"
+        (over,) = agree(self.team, float(self._fraction() >= 1.0))
         if keys.target_bits_per_byte and state.best <= keys.target_bits_per_byte:
             return "target"
         if keys.patience and state.bad_evaluations >= keys.patience:
@@ -340,7 +361,8 @@ class _Run:
         score = held_out(self.decoder, self.shards.valid, self.tokenizer.bytes_of, self.shards.valid_bytes)
         sample = self._sample() if keys.sample_tokens and self.team.leads else ""
         # Every rank scores the same tokens; the leader's numbers hold, so that all decide alike.
-        bits, loss = score.bits_per_byte, score.loss
+        mine = (score.bits_per_byte, score.loss) if self.team.leads else (0.0, 0.0)
+        bits, loss = agree(self.team, *mine)
         better = bits < state.best
         state.best, state.best_step = (bits, state.step) if better else (state.best, state.best_step)
         state.bad_evaluations = 0 if better else state.bad_evaluations + 1
@@ -363,9 +385,8 @@ class _Run:
 
     def _sample(self) -> str:
         keys = self.keys
-        prompt = [self.tokenizer.end_of_text, *self.tokenizer.encode_prompt(keys.sample_prompt)]
         sampling = Sampling(max_tokens=keys.sample_tokens, seed=keys.seed)
-        rows = generate(self.decoder, prompt, sampling, stop=self.tokenizer.end_of_text)
+        rows = generate(self.decoder, self.prompt, sampling, stop=self.tokenizer.end_of_text)
         return keys.sample_prompt + self.tokenizer.decode(rows[0])
 
     def _checkpoint_due(self) -> bool:

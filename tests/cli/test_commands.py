@@ -175,6 +175,10 @@ def test_help_imports_nothing_heavy():
         (["export", "none", "out"], 2, "There is no model 'none'"),
         (["tensorboard", "none", "out"], 2, "There is no run 'none'"),
         (["trian"], 2, "No such command"),
+        (["train", str(ROOT / "recipes")], 2, "There is no recipe"),
+        (["train", "tiny", "--set", "model.context=0"], 2, "model.context is 0"),
+        (["train", "tiny", "--set", "train.beta2=1.5"], 2, "train.beta2 is 1.5"),
+        (["doctor", "--home", "/proc/none"], 1, "E-FILE-001"),
         (["sample", "x", "--top-p", "0"], 2, "top_p is 0.0"),
         (["sample"], 2, "Missing argument"),
     ],
@@ -212,6 +216,8 @@ def test_a_folder_that_cannot_be_a_model_is_refused(trained: tuple, tmp_path: Pa
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "pytorch_model.bin")
     assert "E-WEIGHTS-003" in home.run("import", tmp_path / "m", "--name", "x", code=2).stderr
+    pickle = tmp_path / "m" / "pytorch_model.bin"
+    assert "E-WEIGHTS-003" in home.run("import", pickle, "--name", "x", code=2).stderr
     assert [m["model"] for m in home.lines("models") if m["model"] == "x"] == []
 
 

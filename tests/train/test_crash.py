@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import signal
@@ -206,3 +207,31 @@ def test_a_run_is_trained_by_one_process_at_a_time(recipe: Path, tmp_path: Path)
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.slow
+def test_when_one_process_dies_the_run_ends_instead_of_waiting(recipe: Path, tmp_path: Path):
+    home = Cerulea(tmp_path / "home")
+    process = home.start("train", recipe, "--set", "train.steps=5000", "--processes", "2")
+    assert wait_for(begun(tmp_path / "home"), process)
+    assert wait_for(lambda: last_step(only_run(tmp_path / "home")) > 2, process)
+    other = int(subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()[0])
+
+    os.kill(other, signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "E-RUN-001" in err or "Connection closed by peer" in err
+
+
+def test_a_second_ctrl_c_ends_at_once_with_its_code(recipe: Path, tmp_path: Path):
+    home = Cerulea(tmp_path / "home")
+    process = home.start("train", recipe, "--set", "train.steps=5000", "--set", "train.eval_steps=1")
+    assert wait_for(begun(tmp_path / "home"), process)
+
+    for _ in range(20):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    process.communicate(timeout=60)
+
+    assert process.returncode in (0, 130)  # 0 where the step and its checkpoint were done between the two

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cerulea.core.errors import CheckpointNotWritten, ResumeMismatch
+from cerulea.core.errors import CheckpointNotWritten, RecipeInvalid, ResumeMismatch
 from cerulea.core.values import Checkpoint, Evaluation, Progress
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.precision import Execution
@@ -67,7 +67,7 @@ def test_a_run_yields_steps_scores_and_checkpoints_in_order(
     assert [e.step for e in events if isinstance(e, Progress)] == list(range(1, 13))
     assert [e.step for e in events if isinstance(e, Evaluation)] == [6, 12]
     saved = [e for e in events if isinstance(e, Checkpoint)]
-    assert [c.step for c in saved] == [4, 8, 12]
+    assert [c.step for c in saved] == [4, 6, 8, 12], "every four steps, and at each new best"
     assert saved[-1].card.bits_per_byte == next(e for e in events[::-1] if isinstance(e, Evaluation)).bits_per_byte
     first, last = losses(tmp_path / "run")[0][1], losses(tmp_path / "run")[-1][1]
     assert first == pytest.approx(math.log(300), abs=0.01)
@@ -230,3 +230,62 @@ def test_one_epoch_of_ranks_reads_what_one_process_reads(shards: Shards):
     read = shards.reader(32, 1)
 
     assert np.array_equal(read(8, 8), np.concatenate([read(8, 4), read(12, 4)]))
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_has_nothing_left_to_do(
+    tiny_recipe: Path, shards: Shards, tokenizer: Tokenizer, tmp_path: Path
+):
+    list(run(tiny_recipe, shards, tokenizer, tmp_path / "run"))
+    before = losses(tmp_path / "run")
+
+    events = list(run(tiny_recipe, shards, tokenizer, tmp_path / "run", resume=True))
+
+    assert [type(e) for e in events] == [Checkpoint] and events[0].step == 12
+    assert losses(tmp_path / "run") == before
+
+
+def test_after_a_damaged_checkpoint_the_good_ones_are_kept(
+    tiny_recipe: Path, shards: Shards, tokenizer: Tokenizer, tmp_path: Path
+):
+    """Step 12 is damaged: the run goes on from 8, and what it saves is there afterwards."""
+    plan = change(read_recipe(tiny_recipe), keep_last=1, keep_best=0)
+    list(run(change(plan, keep_last=3), shards, tokenizer, tmp_path / "run"))
+    (tmp_path / "run" / "checkpoints" / "step-00000012" / "state.json").write_text("{}")
+    said: list[str] = []
+
+    saved = []
+    for event in run(plan, shards, tokenizer, tmp_path / "run", resume=True, say=said.append):
+        if isinstance(event, Checkpoint):
+            assert event.folder.is_dir(), event.step
+            saved.append(event.step)
+
+    assert saved == [12]
+    assert "step-00000012 is passed over" in said[0]
+    assert checkpoint_module.problem_of(tmp_path / "run" / "checkpoints" / "step-00000012") == ""
+
+
+def test_an_error_of_the_writing_thread_is_the_runs_error(
+    tiny_recipe: Path, shards: Shards, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever it is: never an older checkpoint in the name of a new one."""
+    fill, calls = checkpoint_module._fill, []
+
+    def broken(folder: Path, snapshot: Any) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise MemoryError("no more")
+        fill(folder, snapshot)
+
+    monkeypatch.setattr(checkpoint_module, "_fill", broken)
+
+    with pytest.raises(MemoryError):
+        list(run(tiny_recipe, shards, tokenizer, tmp_path / "run"))
+
+
+def test_a_sample_prompt_longer_than_the_context_is_refused_at_the_start(
+    tiny_recipe: Path, shards: Shards, tokenizer: Tokenizer, tmp_path: Path
+):
+    plan = change(read_recipe(tiny_recipe), sample_prompt="the sea " * 40)
+
+    with pytest.raises(RecipeInvalid, match=r"train\.sample_prompt has"):
+        next(run(plan, shards, tokenizer, tmp_path / "run"))
