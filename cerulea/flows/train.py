@@ -148,6 +148,12 @@ def train(
             except BaseException as error:
                 if team.leads and not isinstance(error, GeneratorExit):
                     update_record(folder, stop_reason=f"error: {str(error) or type(error).__name__}", stopped=now())
+                if team.ranks > 1 and isinstance(error, RuntimeError) and lost_another(error):
+                    raise Failed(
+                        "Another process of the run has ended, so that this one cannot go on.",
+                        why="What it said is above; the last checkpoint is whole.",
+                        fix="Run the same command with --resume.",
+                    ) from error
                 if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
                     raise Failed(
                         f"The memory is full: {error or 'no more can be had'}.",
@@ -220,6 +226,11 @@ def _tokenizer(
 
 def _digest(*parts: object) -> str:
     return f"{parts[0]}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether torch.distributed tells that a peer is gone; it has no error class of its own for that on gloo."""
+    return any(sign in str(error) for sign in ("peer", "onnection", "worker hanging", "NCCL"))
 
 
 def contradictions(recipe: TextRecipe, shards: Shards) -> list[str]:

@@ -9,10 +9,9 @@ Not here: money, leases, signals, names of models (`flows.train`): they live in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic, perf_counter
 
@@ -46,25 +45,9 @@ from cerulea.train.parallel import Team
 from cerulea.train.recipe import TextRecipe
 from cerulea.train.record import Metrics
 from cerulea.train.schedule import batch_rows, momentum_at, optimizer_settings, rate_scale
+from cerulea.train.state import RunState
 
 Event = Progress | Evaluation | Checkpoint
-
-
-@dataclass(slots=True)
-class RunState:
-    """What a run knows besides tensors; plain values that travel in state.json."""
-
-    step: int = 0
-    samples: int = 0  # rows read, of one context each
-    tokens: int = 0
-    elapsed_s: float = 0.0
-    evaluate_s: float = 0.0  # what one evaluation takes
-    best: float = math.inf  # bits per byte
-    best_step: int = 0
-    bad_evaluations: int = 0  # in a row
-    scores: dict[str, float] = field(default_factory=dict)  # bits per byte by step
-    evaluated: dict[str, float] = field(default_factory=dict)  # the last evaluation
-    stop_reason: str = ""
 
 
 def train_text(

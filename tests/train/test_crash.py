@@ -221,7 +221,8 @@ def test_when_one_process_dies_the_run_ends_instead_of_waiting(recipe: Path, tmp
     _, err = process.communicate(timeout=60)
 
     assert process.returncode == 1
-    assert "E-RUN-001" in err or "Connection closed by peer" in err
+    assert "E-RUN-001" in err and "--resume" in err
+    assert "Traceback" not in err
 
 
 def test_a_second_ctrl_c_ends_at_once_with_its_code(recipe: Path, tmp_path: Path):
@@ -234,4 +235,5 @@ def test_a_second_ctrl_c_ends_at_once_with_its_code(recipe: Path, tmp_path: Path
         time.sleep(0.01)
     process.communicate(timeout=60)
 
-    assert process.returncode in (0, 130)  # 0 where the step and its checkpoint were done between the two
+    # 0 where step and checkpoint were done between two of them; -2 where one came as Python was leaving.
+    assert process.returncode in (0, 130, -signal.SIGINT)

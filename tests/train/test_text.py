@@ -192,7 +192,7 @@ def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays(
 
     monkeypatch.undo()
     events = list(run(tiny_recipe, shards, tokenizer, tmp_path / "run", resume=True))
-    assert next(e for e in events if isinstance(e, Progress)).step == 5
+    assert next(e for e in events if isinstance(e, Progress)).step == 7, "from the best one, of step 6"
 
 
 def test_a_checkpoint_of_another_corpus_or_tokenizer_is_refused(
