@@ -171,7 +171,7 @@ def test_help_imports_nothing_heavy():
         (["sample", "none"], 2, "There is no model 'none'"),
         (["eval", "none"], 2, "Nothing to score"),
         (["show", "none"], 2, "There is no model 'none'"),
-        (["import", "none", "--name", "x"], 2, "There is no model 'none'"),
+        (["import", "none", "--name", "x"], 2, "There is no model in none"),
         (["export", "none", "out"], 2, "There is no model 'none'"),
         (["tensorboard", "none", "out"], 2, "There is no run 'none'"),
         (["trian"], 2, "No such command"),
