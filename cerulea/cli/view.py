@@ -49,6 +49,7 @@ class TrainView:
         self.losses: list[float] = []
         self.saved = ""
         self.printed_at = self.reported_at = 0.0
+        self.first: Progress | None = None
 
     def __enter__(self) -> TrainView:
         return self
@@ -141,7 +142,7 @@ class TrainView:
             self.live.start()
 
     def _progress(self, progress: Progress) -> None:
-        self.last = progress
+        self.last, self.first = progress, self.first or progress
         self.losses.append(progress.loss)
         now = time.monotonic()
         if progress.skipped:
@@ -175,9 +176,14 @@ class TrainView:
             print(_indented(evaluation.sample), flush=True)
 
     def _left(self, progress: Progress) -> str:
-        if not 0 < progress.fraction < 1:
+        first = self.first
+        if progress.fraction >= 1:
             return "0 s"
-        return duration(progress.elapsed_s * (1 - progress.fraction) / progress.fraction)
+        # From the first step on: what came before it does not repeat itself.
+        if first is None or progress.fraction <= first.fraction:
+            return "some time"
+        pace = (progress.elapsed_s - first.elapsed_s) / (progress.fraction - first.fraction)
+        return duration(pace * (1 - progress.fraction))
 
     def _panel(self) -> Panel:
         rows = Table.grid(padding=(0, 2))
@@ -222,6 +228,8 @@ class TrainView:
             f"done: {done.model}@{done.version}, {score}, {done.step:,} steps, "
             f"{done.usage.trained_tokens:,} tokens in {duration(done.train_s)}; stopped by {done.stop_reason}"
         )
+        if done.model_step != done.step:
+            print(f"kept:   the model of step {done.model_step:,}, which scored best")
         if done.stop_reason.startswith("SIG"):
             print("go on:  the same command with --resume")
         print(f"next:   {command()} sample {done.model} --n 3")

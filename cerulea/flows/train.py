@@ -73,6 +73,7 @@ class Done:
     version: int
     stop_reason: str
     step: int
+    model_step: int  # of the checkpoint that became the model
     train_s: float
     bits_per_byte: float | None
     loss: float | None
@@ -325,6 +326,7 @@ def _finish(settings: Settings, recipe: TextRecipe, folder: Path, last: Checkpoi
         version=model.version,
         stop_reason=reason,
         step=state["step"],
+        model_step=step,
         train_s=state["elapsed_s"],
         bits_per_byte=model.card().get("bits_per_byte"),
         loss=model.card().get("loss"),

@@ -121,6 +121,7 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, METADATA)
     except SafetensorError as error:  # how the library tells of a full disk
         raise OSError(str(error)) from error
+    path.chmod(0o644)  # the library makes it private; other files of the folder are not
     _sync(path)
 
 
