@@ -180,7 +180,6 @@ def prepare(
     split = Split(
         fraction=0.0 if held_out or recipe.data.valid_tail else recipe.data.valid_fraction,
         tail=recipe.data.valid_tail,
-        files=tuple(recipe.data.valid),
     )
     tokenizer = _tokenizer(settings, recipe, corpora, split, held_out, report)
     place = _digest("shards", tokenizer.digest, split, corpora, held_out)

@@ -40,11 +40,10 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """How documents are held out: a share by hash, given files, or the last part of one file."""
+    """How documents are held out: a share by hash, or the last part of each of few."""
 
     fraction: float = 0.0  # a document is held out when its digest falls into this share
     tail: float = 0.0  # the last share of the only document
-    files: tuple[str, ...] = ()  # entries that are held out whole
 
     def holds_out(self, document: Document) -> bool:
         """Whether this document is held out by its digest."""

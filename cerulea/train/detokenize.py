@@ -53,8 +53,3 @@ def cbt(line: str) -> str:
     """Children's Book Test: English, and single quotes that close beside a word."""
     line = english(line)
     return re.sub(rf" '{_AFTER}", "'", line)
-
-
-def as_it_is(line: str) -> str:
-    """The line unchanged."""
-    return line
