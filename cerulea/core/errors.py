@@ -13,14 +13,30 @@
     │   ├── WeightsInvalid         tensors missing, left over or of another shape
     │   ├── PickleRefused          a file that could run code when it is opened
     │   ├── SuiteInvalid           an evaluation data set that is missing or malformed
-    │   └── NotFound               no model, run, recipe or file of that name
+    │   ├── MoneyInvalid           an amount, a price or a date that cannot be
+    │   ├── JobKindUnknown         a job of a kind that nobody runs
+    │   └── NotFound               no model, run, job, fund, team or file of that name
     ├── Failed                   1
     │   ├── FileTrouble            a file or folder cannot be read or written
     │   ├── CheckpointUnusable     no checkpoint in the folder verifies
     │   ├── CheckpointNotWritten   the disk is full or refuses; the last one is whole
-    │   └── TrainingDiverged       too many steps in a row without a finite gradient
-    └── Conflict                 5: it clashes with what is there
-        └── ResumeMismatch         a checkpoint of another recipe, corpus or tokenizer
+    │   ├── TrainingDiverged       too many steps in a row without a finite gradient
+    │   └── BooksDiffer            an audit found what does not add up
+    ├── Refused                  3: money says no
+    │   ├── FundTooLow             more was asked for than a fund or a team has available
+    │   └── CapReached             a cap on a team, a key, a month or a job would be passed
+    ├── NotAllowed               4: this caller may not
+    │   ├── KeyUnknown             no key, or one that nobody issued
+    │   ├── KeyEnded               a key that was revoked or has expired
+    │   └── RoleLacks              the caller's role does not include it
+    ├── Conflict                 5: it clashes with what is there
+    │   ├── ResumeMismatch         a checkpoint of another recipe, corpus or tokenizer
+    │   ├── KeyReused              a repeated idempotency key with other contents
+    │   ├── HoldClosed             a hold that was settled, voided or has expired
+    │   ├── EdgeRefused            a job cannot go from its state to that one
+    │   ├── LeaseStale             another attempt owns the job now
+    │   └── DatabaseNewer          the database was written by a newer version
+    └── Unreachable              6: a server or database does not answer
 
 An error says what happened, why, and what to type next; its code never changes. `assert` is for
 our own bugs and never for these. docs/errors.md is generated from this file.
@@ -128,6 +144,18 @@ class SuiteInvalid(Invalid):
     code = "E-EVAL-001"
 
 
+class MoneyInvalid(Invalid):
+    """An amount, a price or a date of money cannot be what was written."""
+
+    code = "E-MONEY-001"
+
+
+class JobKindUnknown(Invalid):
+    """No program here runs jobs of that kind."""
+
+    code = "E-JOB-003"
+
+
 class NotFound(Invalid):
     """Nothing of that name exists."""
 
@@ -164,6 +192,63 @@ class TrainingDiverged(Failed):
     code = "E-RUN-002"
 
 
+class BooksDiffer(Failed):
+    """An audit found rows that do not add up, or that were changed after they were sealed."""
+
+    code = "E-AUDIT-001"
+
+
+class Refused(CeruleaError):
+    """There is not enough money, or a rule about money says no."""
+
+    code = "E-FUND-001"
+    exit_code = 3
+
+
+class FundTooLow(Refused):
+    """More was asked for than is available."""
+
+    code = "E-FUND-002"
+
+
+class CapReached(Refused):
+    """A cap on a team, a key, a month or a job would be passed."""
+
+    code = "E-FUND-003"
+
+
+class NotAllowed(CeruleaError):
+    """The caller may not do that."""
+
+    code = "E-AUTH-001"
+    exit_code = 4
+
+
+class KeyUnknown(NotAllowed):
+    """There is no API key in the request, or nobody issued the one that is."""
+
+    code = "E-AUTH-002"
+
+
+class KeyEnded(NotAllowed):
+    """The API key was revoked or has expired."""
+
+    code = "E-AUTH-003"
+
+
+class RoleLacks(NotAllowed):
+    """The caller's role does not include what was asked for."""
+
+    code = "E-AUTH-004"
+
+
+class Unreachable(CeruleaError):
+    """A server or a database does not answer."""
+
+    code = "E-NET-001"
+    exit_code = 6
+
+
 class Conflict(CeruleaError):
     """It clashes with what is already there."""
 
@@ -175,3 +260,33 @@ class ResumeMismatch(Conflict):
     """A checkpoint was made with another recipe, corpus or tokenizer."""
 
     code = "E-RESUME-001"
+
+
+class KeyReused(Conflict):
+    """An idempotency key came again with other contents; the first ones hold."""
+
+    code = "E-KEY-001"
+
+
+class HoldClosed(Conflict):
+    """The hold was settled or voided before, or has expired."""
+
+    code = "E-HOLD-001"
+
+
+class EdgeRefused(Conflict):
+    """A job cannot go from the state it is in to the one asked for."""
+
+    code = "E-JOB-001"
+
+
+class LeaseStale(Conflict):
+    """Another attempt owns the job now; what this one says is not taken."""
+
+    code = "E-JOB-002"
+
+
+class DatabaseNewer(Conflict):
+    """The database was written by a newer version of Cerulea."""
+
+    code = "E-STORE-001"

@@ -22,6 +22,14 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)})
 
+    def at_least(self, other: Usage) -> Usage:
+        """Each meter at its higher reading: what was counted twice, before and after a resume, counts once."""
+        return Usage(**{f.name: max(getattr(self, f.name), getattr(other, f.name)) for f in fields(Usage)})
+
+    def as_json(self) -> dict[str, int]:
+        """The meters by name."""
+        return {f.name: getattr(self, f.name) for f in fields(Usage)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
