@@ -33,6 +33,47 @@ class Settings:
         metadata={"env": "CERULEA_DEVICE", "help": "`cpu`, `cuda` or `auto`, which takes a GPU where there is one."},
     )
 
+    database_url: str = field(
+        default="",
+        metadata={
+            "env": "CERULEA_DATABASE_URL",
+            "help": "`postgresql://user:password@host/name`; without it a SQLite file in CERULEA_HOME.",
+        },
+    )
+    blobs_url: str = field(
+        default="",
+        metadata={
+            "env": "CERULEA_BLOBS_URL",
+            "help": "Where models and checkpoints are kept by content: `az://`, `s3://` or a folder; "
+            "without it a folder in CERULEA_HOME.",
+        },
+    )
+    url: str = field(
+        default="",
+        metadata={
+            "env": "CERULEA_URL",
+            "help": "A running platform, such as `http://127.0.0.1:7777`; without it commands work in CERULEA_HOME.",
+        },
+    )
+    key: str = field(
+        default="", metadata={"env": "CERULEA_KEY", "help": "API key (`ck_...`) for the platform at CERULEA_URL."}
+    )
+
+    @property
+    def database(self) -> str:
+        """URL of the database of money, jobs, models and people."""
+        return self.database_url or f"sqlite:///{self.home.absolute() / 'core.db'}"
+
+    @property
+    def telemetry(self) -> str:
+        """URL of the database of metrics and logs: a file of its own, or the same PostgreSQL."""
+        return self.database_url or f"sqlite:///{self.home.absolute() / 'telemetry.db'}"
+
+    @property
+    def blobs(self) -> str:
+        """Where files are kept by the hash of their content."""
+        return self.blobs_url or str(self.home.absolute() / "blobs")
+
     @property
     def runs(self) -> Path:
         """Folder of training runs."""
@@ -77,6 +118,8 @@ def _parse(name: str, variable: str, text: str) -> object:
                 fix=f"Unset {variable}.",
             )
         return int(text)
+    if name in ("database_url", "blobs_url", "url", "key"):
+        return text.strip()
     if text not in ("auto", "cpu", "cuda"):
         raise Invalid(f"{variable} is {text!r}.", why="Known devices are auto, cpu and cuda.", fix=f"Unset {variable}.")
     return text

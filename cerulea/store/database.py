@@ -40,6 +40,11 @@ class Tx:
     def __init__(self, connection: sqlalchemy.Connection, dialect: str) -> None:
         self._connection, self.dialect = connection, dialect
 
+    @property
+    def for_update(self) -> str:
+        """Ends a SELECT that locks the rows it reads; SQLite has one writer and needs none."""
+        return " FOR UPDATE" if self.dialect == "postgresql" else ""
+
     def run(self, sql: str, **values: Any) -> int:
         """Execute; the number of rows it touched."""
         return int(self._execute(sql, values).rowcount)

@@ -1,0 +1,426 @@
+"""The queue: jobs that outlive every process, and leases that say who works on one.
+
+In:      what people ask for (NewJob), what the scheduler decided, what workers report.
+Out:     Jobs; every change of state with its event, in one transaction.
+Kept:    one owner per lease. Each placing makes a new token; whoever comes with an older one is refused
+         (LeaseStale) and nothing of it is taken. A state changes only along `job.EDGES`.
+Not here: the workers (`workers`), who runs next (`schedule`), money (`flows.work` moves it in the same transaction), metrics (`journal`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from cerulea.core.clock import Clock, new_id
+from cerulea.core.errors import EdgeRefused, KeyReused, LeaseStale, NotFound
+from cerulea.core.values import Usage
+from cerulea.jobs.job import ENDED, HELD, Job, NewJob, Status, check_edge, job_of
+from cerulea.store.database import Database, Tx
+
+LEASE_MS = 20_000  # a worker that says nothing for this long is suspected
+_HELD = "('STARTING', 'RUNNING', 'STOPPING')"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """One change of a job's state, as it was written."""
+
+    seq: int
+    job: str
+    attempt: int
+    before: str
+    after: str
+    reason: str
+    detail: str
+    actor: str
+    at: int
+
+
+class Queue:
+    """Jobs in the database."""
+
+    def __init__(self, database: Database, clock: Clock, *, lease_ms: int = LEASE_MS) -> None:
+        self.database, self.clock, self.lease_ms = database, clock, lease_ms
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    def put(self, new: NewJob, *, key: str | None = None, tx: Tx | None = None) -> Job:
+        """Add a job at the end of its team's queue; a repeat with the same key answers the first one.
+
+        Raises:
+            KeyReused: the key came before with another job.
+        """
+        job = new_id("job") if key is None else f"job-{_digest(new.team, new.person, key)[:12]}"
+
+        def work(tx: Tx) -> Job:
+            now = self.clock.now()
+            known = tx.one("SELECT * FROM job WHERE id = :id", id=job)
+            if known is not None:
+                first = job_of(known)
+                if (first.recipe_digest, first.kind, first.fund) != (new.recipe_digest, new.kind, new.fund):
+                    raise KeyReused(
+                        f"The key {key!r} was used before for another job, {first.id}.",
+                        why="A repeated key answers the first request and never does another one.",
+                        fix="Use a new key for a new job.",
+                    )
+                return first
+            values = {**_fields(new), "id": job, "recipe": json.dumps(new.recipe), "at": now, "run": new.run or job}
+            columns = [name for name in values if name != "at"]
+            tx.run(
+                f"INSERT INTO job ({', '.join(columns)}, status, submitted_at, queued_at) "
+                f"VALUES ({', '.join(':' + name for name in columns)}, 'QUEUED', :at, :at)",
+                **values,
+            )
+            self._event(tx, job, 0, "", Status.QUEUED, "submit", "", new.person)
+            return self.get(job, tx=tx)
+
+        return self.database.within(tx, work)
+
+    def get(self, job: str, *, teams: Sequence[str] | None = None, tx: Tx | None = None) -> Job:
+        """One job.
+
+        Args:
+            teams: those that the caller may see; a job of another one is not found.
+
+        Raises:
+            NotFound: no such job; names the nearest.
+        """
+        if tx is None:
+            with self.database.read() as tx:
+                return self.get(job, teams=teams, tx=tx)
+        row = tx.one("SELECT * FROM job WHERE id = :id", id=job)
+        if row is None or (teams is not None and row.team not in teams):
+            recent = [r.id for r in tx.all("SELECT id, team FROM job ORDER BY seq DESC LIMIT 200") if _seen(r, teams)]
+            near = difflib.get_close_matches(job, recent, n=1, cutoff=0.5)
+            raise NotFound(
+                f"There is no job {job!r}.",
+                why=f"The nearest is {near[0]}." if near else "",
+                fix="See what there is: cerulea ps",
+            )
+        return job_of(row)
+
+    def newest(
+        self,
+        *,
+        teams: Sequence[str] | None = None,
+        statuses: Sequence[str] = (),
+        limit: int = 50,
+        before_seq: int | None = None,
+    ) -> list[Job]:
+        """Jobs, newest first."""
+        if teams is not None and not teams:
+            return []
+        wheres, values = ["1 = 1"], {"limit": limit}
+        for name, wanted in (("team", teams or ()), ("status", statuses)):
+            if wanted:
+                marks = [f"{name}_{chr(97 + i)}" for i in range(len(wanted))]
+                wheres.append(f"{name} IN ({', '.join(':' + mark for mark in marks)})")
+                values.update(zip(marks, wanted, strict=True))  # type: ignore[arg-type]
+        if before_seq is not None:
+            wheres.append("seq < :before_seq")
+            values["before_seq"] = before_seq
+        with self.database.read() as tx:
+            rows = tx.all(f"SELECT * FROM job WHERE {' AND '.join(wheres)} ORDER BY seq DESC LIMIT :limit", **values)
+        return [job_of(row) for row in rows]
+
+    def events(self, job: str, *, after: int = 0) -> list[Event]:
+        """What happened to a job, oldest first."""
+        with self.database.read() as tx:
+            rows = tx.all(
+                "SELECT * FROM job_event WHERE job = :job AND seq > :after ORDER BY seq", job=job, after=after
+            )
+        return [Event(**row._mapping) for row in rows]
+
+    def attempts(self, job: str) -> list[dict[str, Any]]:
+        """Each try: where, when, how it ended, what it cost."""
+        with self.database.read() as tx:
+            rows = tx.all("SELECT * FROM job_attempt WHERE job = :job ORDER BY attempt", job=job)
+        return [dict(row._mapping) for row in rows]
+
+    # -- the conductor -----------------------------------------------------------------------------
+
+    def place(self, job: str, slots: dict[str, int], *, actor: str = "conductor", tx: Tx | None = None) -> Job:
+        """Give a queued job to workers: a new attempt with a new token and a lease; all of its slots or none.
+
+        Raises:
+            EdgeRefused: it is not waiting any more, or the workers are not there with as many free slots.
+        """
+
+        def work(tx: Tx) -> Job:
+            found = self._locked(tx, job)
+            if sum(slots.values()) != found.slots:
+                raise EdgeRefused(f"Job {job} needs {found.slots} slots; {sum(slots.values())} were placed.")
+            for worker, wanted in sorted(slots.items()):
+                row = tx.one(f"SELECT * FROM worker WHERE id = :id{tx.for_update}", id=worker)
+                used = tx.value("SELECT COALESCE(SUM(slots), 0) FROM placement WHERE worker = :id", id=worker)
+                if row is None or row.status != "alive" or row.slots - int(used) < wanted:
+                    raise EdgeRefused(f"Worker {worker} has no {wanted} free slots for job {job}.")
+                tx.run("INSERT INTO placement VALUES (:job, :worker, :slots)", job=job, worker=worker, slots=wanted)
+            now = self.clock.now()
+            self._move(
+                tx,
+                found,
+                Status.STARTING,
+                reason="placed",
+                actor=actor,
+                attempt=found.attempt + 1,
+                token=secrets.token_hex(16),
+                worker=min(slots),
+                lease_expires_at=now + self.lease_ms,
+                desired="run",
+                reason_detail="",
+                started_at=found.started_at or now,
+            )
+            tx.run(
+                "INSERT INTO job_attempt (job, attempt, worker, slots, began_at) "
+                "VALUES (:job, :attempt, :worker, :slots, :at)",
+                job=job,
+                attempt=found.attempt + 1,
+                worker=min(slots),
+                slots=json.dumps(slots),
+                at=now,
+            )
+            return self.get(job, tx=tx)
+
+        return self.database.within(tx, work)
+
+    def explain(self, reasons: dict[str, tuple[str, str]]) -> None:
+        """Write why jobs wait, where that changed."""
+
+        def work(tx: Tx) -> None:
+            for job, (reason, detail) in reasons.items():
+                tx.run(
+                    "UPDATE job SET reason = :reason, reason_detail = :detail WHERE id = :job AND status = 'QUEUED' "
+                    "AND (reason <> :reason OR reason_detail <> :detail)",
+                    job=job,
+                    reason=reason,
+                    detail=detail,
+                )
+
+        if reasons:
+            self.database.write(work)
+
+    def ask_stop(self, job: str, reason: str, *, actor: str, detail: str = "", tx: Tx | None = None) -> Job:
+        """Want a job stopped: one that runs saves first, one that waits for a person's `cancel` ends at once."""
+
+        def work(tx: Tx) -> Job:
+            found = self._locked(tx, job)
+            if found.status in (Status.QUEUED, Status.PAUSED) and reason == "cancel":
+                self._move(
+                    tx, found, Status.CANCELLED, reason=reason, detail=detail, actor=actor, finished_at=self.clock.now()
+                )
+            elif found.status == Status.STOPPING:
+                if reason == "cancel" and found.reason != "cancel":
+                    tx.run("UPDATE job SET reason = 'cancel', version = version + 1 WHERE id = :id", id=job)
+            else:
+                self._move(tx, found, Status.STOPPING, reason=reason, detail=detail, actor=actor, desired="stop")
+            return self.get(job, tx=tx)
+
+        return self.database.within(tx, work)
+
+    def requeue(self, job: str, *, reason: str, actor: str, tx: Tx | None = None) -> Job:
+        """Let a paused, failed or cancelled job wait for its turn again; it goes on from its last checkpoint."""
+
+        def work(tx: Tx) -> Job:
+            found = self._locked(tx, job)
+            if found.status in HELD:
+                raise EdgeRefused(
+                    f"Job {job} is {found.status}: there is nothing to resume.", fix=f"See it: cerulea logs {job}"
+                )
+            fresh: dict[str, Any] = {"retries": 0, "losses": 0} if found.status in ENDED else {}
+            if found.reason == "resume_mismatch":
+                fresh.update(checkpoint_step=None, checkpoint_digest=None)
+            now = self.clock.now()
+            self._move(
+                tx,
+                found,
+                Status.QUEUED,
+                reason=reason,
+                actor=actor,
+                queued_at=now,
+                not_before=0,
+                finished_at=None,
+                desired="run",
+                **fresh,
+            )
+            return self.get(job, tx=tx)
+
+        return self.database.within(tx, work)
+
+    def overdue(self) -> list[Job]:
+        """Jobs whose lease ran out."""
+        with self.database.read() as tx:
+            rows = tx.all(
+                f"SELECT * FROM job WHERE status IN {_HELD} AND lease_expires_at < :now", now=self.clock.now()
+            )
+        return [job_of(row) for row in rows]
+
+    # -- the worker --------------------------------------------------------------------------------
+
+    def assigned(self, worker: str) -> list[Job]:
+        """What a worker was given and has not begun yet."""
+        with self.database.read() as tx:
+            rows = tx.all(
+                "SELECT * FROM job WHERE worker = :worker AND status = 'STARTING' ORDER BY seq", worker=worker
+            )
+        return [job_of(row) for row in rows]
+
+    def held_by(self, token: str) -> Job | None:
+        """The job that a token owns now, or None."""
+        with self.database.read() as tx:
+            row = tx.one(f"SELECT * FROM job WHERE token = :token AND status IN {_HELD}", token=token)
+        return None if row is None else job_of(row)
+
+    def owned(self, tx: Tx, job: str, token: str) -> Job:
+        """The job, locked for this transaction, if the token owns it.
+
+        Raises:
+            LeaseStale: it does not (any more).
+        """
+        found = self._locked(tx, job)
+        if found.token is None or not secrets.compare_digest(found.token, token) or found.status not in HELD:
+            raise LeaseStale(
+                f"Job {job} belongs to attempt {found.attempt} and is {found.status}; this attempt has lost it.",
+                why="A lease that ran out was given to another worker.",
+                fix="Stop: nothing that this attempt writes is taken.",
+            )
+        return found
+
+    def heartbeat(self, job: str, token: str, *, tx: Tx | None = None, **news: Any) -> Job:
+        """Renew the lease and write what the worker reports; the first one makes a STARTING job RUNNING.
+
+        Args:
+            news: columns: usage (Usage), step, fraction, checkpoint_step, checkpoint_digest, charged, held, …
+
+        Raises:
+            LeaseStale: the token owns the job no more.
+        """
+
+        def work(tx: Tx) -> Job:
+            found = self.owned(tx, job, token)
+            values = {**news, "lease_expires_at": self.clock.now() + self.lease_ms}
+            if "usage" in values:
+                values["usage"] = found.usage.at_least(values["usage"])
+            if values.get("checkpoint_step") is not None:
+                values["losses"] = 0
+            if found.status == Status.STARTING:
+                self._move(tx, found, Status.RUNNING, reason="", actor=found.worker or "", **values)
+            else:
+                self._set(tx, found, values)
+            return self.get(job, tx=tx)
+
+        return self.database.within(tx, work)
+
+    def finish(
+        self,
+        job: str,
+        token: str,
+        after: Status,
+        *,
+        reason: str,
+        detail: str = "",
+        outcome: str = "",
+        tx: Tx | None = None,
+        **news: Any,
+    ) -> Job:
+        """End an attempt: free its slots, take its token, and go where the chart allows.
+
+        Args:
+            outcome: of the attempt, for its row; the reason where none is given.
+            news: further columns, such as result, retries, not_before.
+        """
+
+        def work(tx: Tx) -> Job:
+            found = self.owned(tx, job, token)
+            if found.status == Status.STARTING and after in (Status.SUCCEEDED, Status.CANCELLED, Status.PAUSED):
+                self._move(tx, found, Status.RUNNING, reason="", actor=found.worker or "")
+                found = self._locked(tx, job)
+            if found.status == Status.RUNNING and after in (Status.CANCELLED, Status.PAUSED):
+                self._move(tx, found, Status.STOPPING, reason=reason, detail=detail, actor=found.worker or "")
+                found = self._locked(tx, job)
+            now = self.clock.now()
+            values = {**news, "token": None, "worker": None, "lease_expires_at": None, "desired": "run"}
+            if after == Status.QUEUED:
+                values["queued_at"] = now
+            if after in ENDED:
+                values["finished_at"] = now
+            self._move(tx, found, after, reason=reason, detail=detail, actor=found.worker or "", **values)
+            tx.run("DELETE FROM placement WHERE job = :job", job=job)
+            tx.run(
+                "UPDATE job_attempt SET outcome = :outcome, detail = :detail, ended_at = :now "
+                "WHERE job = :job AND attempt = :attempt",
+                outcome=outcome or reason,
+                detail=detail,
+                now=now,
+                job=job,
+                attempt=found.attempt,
+            )
+            return self.get(job, tx=tx)
+
+        return self.database.within(tx, work)
+
+    # -- one guarded statement, one event ----------------------------------------------------------
+
+    def _locked(self, tx: Tx, job: str) -> Job:
+        row = tx.one(f"SELECT * FROM job WHERE id = :id{tx.for_update}", id=job)
+        return self.get(job, tx=tx) if row is None else job_of(row)
+
+    def _move(
+        self, tx: Tx, found: Job, after: Status, *, reason: str, actor: str, detail: str = "", **values: Any
+    ) -> None:
+        check_edge(found.id, found.status, after)
+        self._set(tx, found, {"reason_detail": detail, **values, "status": after, "reason": reason})
+        attempt = values.get("attempt", found.attempt)
+        self._event(tx, found.id, attempt, found.status, after, reason, detail, actor)
+
+    def _set(self, tx: Tx, found: Job, values: dict[str, Any]) -> None:
+        values = {name: _column(value) for name, value in values.items()}
+        sets = ", ".join(f"{name} = :{name}" for name in values)
+        done = tx.run(
+            f"UPDATE job SET {sets}, version = version + 1 WHERE id = :job_id AND status = :was AND version = :seen",
+            job_id=found.id,
+            was=found.status,
+            seen=found.version,
+            **values,
+        )
+        assert done == 1, "the row was locked before it was changed"
+
+    def _event(
+        self, tx: Tx, job: str, attempt: int, before: str, after: str, reason: str, detail: str, actor: str
+    ) -> None:
+        tx.run(
+            "INSERT INTO job_event (job, attempt, before, after, reason, detail, actor, at) "
+            "VALUES (:job, :attempt, :before, :after, :reason, :detail, :actor, :at)",
+            job=job,
+            attempt=attempt,
+            before=str(before),
+            after=str(after),
+            reason=reason,
+            detail=detail,
+            actor=actor,
+            at=self.clock.now(),
+        )
+
+
+def _fields(new: NewJob) -> dict[str, Any]:
+    return {field.name: getattr(new, field.name) for field in dataclasses.fields(NewJob)}
+
+
+def _column(value: Any) -> Any:
+    if isinstance(value, Usage):
+        return json.dumps(value.as_json())
+    return json.dumps(value) if isinstance(value, dict) else str(value) if isinstance(value, Status) else value
+
+
+def _seen(row: Any, teams: Sequence[str] | None) -> bool:
+    return teams is None or row.team in teams
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
