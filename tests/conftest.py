@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.databases import database, databases, sqlite_database  # noqa: F401  (fixtures for every folder)
+
 # Tests run side by side, one worker per core: more threads each would only make them wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
