@@ -7,9 +7,10 @@ Kept:    no float touches money; splitting loses nothing; an amount beyond LIMIT
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from typing import NewType
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, NewType
 
 from cerulea.core.errors import MoneyInvalid
 
@@ -75,3 +76,22 @@ def split(amount: int, weights: Sequence[int]) -> list[Nanos]:
 def price_of(quantity: int, nanos_per: int, per: int) -> int:
     """Price of a quantity at `nanos_per` nano-units for each `per`, rounded up once."""
     return -(-quantity * nanos_per // per)
+
+
+class Rate(NamedTuple):
+    """What a meter costs: `nanos` nano-units for each `per` of it."""
+
+    meter: str  # a field of Usage
+    nanos: int
+    per: int
+
+
+def cost(quantities: Mapping[str, int], rates: Iterable[Rate]) -> int:
+    """Nano-units for what was used since the beginning, rounded up once over the sum.
+
+    Charging what this grew by, tick after tick, costs the same as charging once at the end.
+    """
+    rates = [rate for rate in rates if rate.nanos and quantities.get(rate.meter)]
+    common = math.lcm(*(rate.per for rate in rates)) if rates else 1
+    total = sum(quantities[rate.meter] * rate.nanos * (common // rate.per) for rate in rates)
+    return -(-total // common)

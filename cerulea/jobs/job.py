@@ -148,6 +148,8 @@ class Job:
     fraction: float
     checkpoint_step: int | None
     checkpoint_digest: str | None
+    checkpoint_tokens: int | None  # the position in the data
+    cost_at_start: int  # nano-units: the price of `usage` when this attempt began
     result: dict[str, Any] = field(default_factory=dict)
     submitted_at: int
     queued_at: int

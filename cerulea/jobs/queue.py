@@ -4,7 +4,8 @@ In:      what people ask for (NewJob), what the scheduler decided, what workers 
 Out:     Jobs; every change of state with its event, in one transaction.
 Kept:    one owner per lease. Each placing makes a new token; whoever comes with an older one is refused
          (LeaseStale) and nothing of it is taken. A state changes only along `job.EDGES`.
-Not here: the workers (`workers`), who runs next (`schedule`), money (`flows.work` moves it in the same transaction), metrics (`journal`).
+Not here: the workers (`workers`), who runs next (`schedule`), metrics (`journal`), money (`flows.work` moves it in
+         the same transaction).
 """
 
 from __future__ import annotations
@@ -145,7 +146,9 @@ class Queue:
 
     # -- the conductor -----------------------------------------------------------------------------
 
-    def place(self, job: str, slots: dict[str, int], *, actor: str = "conductor", tx: Tx | None = None) -> Job:
+    def place(
+        self, job: str, slots: dict[str, int], *, actor: str = "conductor", tx: Tx | None = None, **news: Any
+    ) -> Job:
         """Give a queued job to workers: a new attempt with a new token and a lease; all of its slots or none.
 
         Raises:
@@ -176,6 +179,7 @@ class Queue:
                 desired="run",
                 reason_detail="",
                 started_at=found.started_at or now,
+                **news,
             )
             tx.run(
                 "INSERT INTO job_attempt (job, attempt, worker, slots, began_at) "
@@ -235,7 +239,7 @@ class Queue:
                 )
             fresh: dict[str, Any] = {"retries": 0, "losses": 0} if found.status in ENDED else {}
             if found.reason == "resume_mismatch":
-                fresh.update(checkpoint_step=None, checkpoint_digest=None)
+                fresh.update(checkpoint_step=None, checkpoint_digest=None, checkpoint_tokens=None)
             now = self.clock.now()
             self._move(
                 tx,

@@ -128,8 +128,7 @@ CREATE TABLE api_key (
   name TEXT NOT NULL,
   person TEXT NOT NULL REFERENCES person (name),
   team TEXT NOT NULL REFERENCES team (name),
-  role TEXT NOT NULL,
-  scopes TEXT NOT NULL DEFAULT '',
+  scopes TEXT NOT NULL,
   expires_at BIGINT,
   revoked_at BIGINT,
   used_at BIGINT,
@@ -194,6 +193,8 @@ CREATE TABLE job (
   fraction DOUBLE PRECISION NOT NULL DEFAULT 0,
   checkpoint_step BIGINT,
   checkpoint_digest TEXT,
+  checkpoint_tokens BIGINT,
+  cost_at_start BIGINT NOT NULL DEFAULT 0,
   result TEXT NOT NULL DEFAULT '{{}}',
   submitted_at BIGINT NOT NULL,
   queued_at BIGINT NOT NULL,
@@ -254,7 +255,8 @@ CREATE TABLE share (
 CREATE TABLE model (
   name TEXT PRIMARY KEY,
   team TEXT NOT NULL,
-  created_at BIGINT NOT NULL
+  created_at BIGINT NOT NULL,
+  updated_at BIGINT NOT NULL
 );
 CREATE TABLE model_version (
   model TEXT NOT NULL REFERENCES model (name),
@@ -269,8 +271,10 @@ CREATE TABLE model_version (
   actor TEXT NOT NULL,
   created_at BIGINT NOT NULL,
   retired_at BIGINT,
+  retired_by TEXT,
   PRIMARY KEY (model, version)
 );
+CREATE INDEX model_version_by_parent ON model_version (parent) WHERE parent IS NOT NULL;
 CREATE TABLE alias (
   model TEXT NOT NULL REFERENCES model (name),
   alias TEXT NOT NULL,
