@@ -9,14 +9,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
 from cerulea import __version__
+from cerulea.cli.lines import put
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
-from cerulea.core.files import json_line
 from cerulea.core.settings import Settings, read_settings
 
 BEGAN = time.monotonic()  # of the command: `elapsed_s` and `train.minutes` count from here
@@ -55,11 +55,6 @@ def main(
 def settings_of(context: typer.Context, home: Path | None) -> Settings:
     """Settings from the environment and --home, given before or after the command."""
     return read_settings(home=home or context.obj)
-
-
-def put(value: Any) -> None:
-    """One JSON object on one line."""
-    print(json_line(value), flush=True)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from typing import Any
 
 from cerulea.core.errors import Invalid, NotFound, TokenizerInvalid
 from cerulea.core.files import read_json, write_json
+from cerulea.core.names import NAME_RULE, is_name
 from cerulea.core.settings import Settings
 from cerulea.core.values import ModelCard
 from cerulea.nn.decoder import Decoder
@@ -216,12 +217,9 @@ def _copy_companions(source: Path, target: Path) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that is not made of letters, digits, '-', '_' and '.'."""
-    if not name or not name[0].isalnum() or not all(c.isalnum() or c in "-_." for c in name):
-        raise Invalid(
-            f"{name!r} cannot name a model.",
-            fix="Use letters, digits, '-', '_' and '.', beginning with a letter or digit.",
-        )
+    """Refuse a name that does not follow NAME_RULE."""
+    if not is_name(name):
+        raise Invalid(f"{name!r} cannot name a model.", fix=NAME_RULE)
 
 
 def _folder(settings: Settings, name: str, version: int) -> Path:

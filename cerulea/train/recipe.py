@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cerulea.core.errors import NotFound, RecipeInvalid
+from cerulea.core.names import NAME_RULE, is_name
 from cerulea.nn.shape import GPT2_SIZES, DecoderShape, preset_shape
 from cerulea.text.tokenizer import KINDS
 
@@ -294,12 +295,7 @@ def _check(recipe: TextRecipe) -> None:
         if not right:
             raise RecipeInvalid(what, fix=fix)
 
-    safe = recipe.name and all(c.isalnum() or c in "-_." for c in recipe.name) and recipe.name[0].isalnum()
-    need(
-        bool(safe),
-        f"name is {recipe.name!r}.",
-        "Use letters, digits, '-', '_' and '.', beginning with a letter or digit.",
-    )
+    need(is_name(recipe.name), f"name is {recipe.name!r}.", NAME_RULE)
     need(bool(d.train), "data.train is empty.", 'Name at least one corpus, for example train = ["stdlib"].')
     need(
         not d.weights or len(d.weights) == len(d.train),
