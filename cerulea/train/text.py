@@ -58,6 +58,7 @@ def train_text(
     execution: Execution,
     *,
     resume: bool = False,
+    verified: Checkpoint | None = None,
     team: Team = Team(),
     should_stop: Callable[[], str] = lambda: "",
     began: float | None = None,
@@ -68,6 +69,7 @@ def train_text(
     Args:
         folder: of the run; gets metrics.jsonl and checkpoints/.
         resume: go on from the newest checkpoint in `folder` that verifies.
+        verified: that checkpoint, where the caller has looked for it already.
         team: the processes that train together; only its leader writes files.
         should_stop: asked after each step; a reason ends the run with a checkpoint.
         began: `time.monotonic()` of the command's start, for `elapsed_s` and `train.minutes`.
@@ -80,7 +82,7 @@ def train_text(
     run = _Run(recipe, shards, tokenizer, folder, execution, team, monotonic() if began is None else began)
     try:
         if resume:
-            run.resume(say)
+            run.resume(verified, say)
         else:
             run.start()
         yield from run.steps(should_stop)
@@ -132,11 +134,12 @@ class _Run:
             remove_leftovers(self.checkpoints)
             self.metrics = Metrics(self.folder / "metrics.jsonl")
 
-    def resume(self, say: Callable[[str], None]) -> None:
+    def resume(self, verified: Checkpoint | None, say: Callable[[str], None]) -> None:
         """Take weights, optimizer and state from the newest checkpoint that verifies; start where there is none."""
         if self.team.leads:
             remove_leftovers(self.checkpoints)
-        checkpoint = newest_checkpoint(self.checkpoints, say if self.team.leads else lambda sentence: None)
+        quiet = say if self.team.leads else lambda sentence: None
+        checkpoint = verified or newest_checkpoint(self.checkpoints, quiet)
         if checkpoint is not None and self.team.leads:
             set_aside(self.checkpoints, checkpoint.step)
         self.team.meet()
