@@ -21,19 +21,19 @@ from typing import Any
 
 import torch
 
-from cerulea.core.errors import Failed
-from cerulea.core.files import read_json, write_json
+from cerulea.core.errors import Failed, NotFound
+from cerulea.core.files import read_json, sha256_file, write_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, Evaluation, Progress, Usage
 from cerulea.flows.machine import know_machine
-from cerulea.flows.models import Model, register
+from cerulea.flows.models import Model, find_model, register
 from cerulea.flows.runs import begin_record, hold_run, unfinished_run
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.precision import Execution, Machine, choose_execution, fitting_tokens
 from cerulea.text.corpus import Corpus, Split, open_corpus
 from cerulea.text.shards import Shards, pack, training_texts
 from cerulea.text.tokenizer import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, train_bpe
-from cerulea.train.checkpoint import best_checkpoint, newest_checkpoint, problem_of
+from cerulea.train.checkpoint import MANIFEST, best_checkpoint, newest_checkpoint, problem_of
 from cerulea.train.parallel import Team, join_team, leave_team
 from cerulea.train.recipe import TextRecipe
 from cerulea.train.record import now, update_record
@@ -306,7 +306,9 @@ def _finish(settings: Settings, recipe: TextRecipe, folder: Path, last: Checkpoi
     if best is None or problem_of(best):
         best = last.folder
     step = int(best.name[5:])
-    model = register(settings, best, recipe.name, extra={"run": folder.name, "step": step})
+    model = _registered(settings, folder, best) or register(
+        settings, best, recipe.name, extra={"run": folder.name, "step": step, "digest": sha256_file(best / MANIFEST)}
+    )
     _score_card(model, state["scores"].get(str(step)))
     reason = state["stop_reason"]
     finished = reason in END_REASONS
@@ -332,6 +334,17 @@ def _finish(settings: Settings, recipe: TextRecipe, folder: Path, last: Checkpoi
         loss=model.card().get("loss"),
         usage=usage,
     )
+
+
+def _registered(settings: Settings, folder: Path, best: Path) -> Model | None:
+    """The version that an earlier session of this run made of the same checkpoint: a resume need not repeat it."""
+    label = read_json(folder / "run.json").get("model")
+    try:
+        model = find_model(settings, label) if label else None
+    except NotFound:  # somebody removed it
+        return None
+    same = model is not None and model.card().get("extra", {}).get("digest") == sha256_file(best / MANIFEST)
+    return model if same else None
 
 
 def _score_card(model: Model, bits_per_byte: float | None) -> None:
