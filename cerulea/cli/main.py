@@ -9,22 +9,22 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
 from cerulea import __version__
+from cerulea.cli.lines import put
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
-from cerulea.core.files import json_line
 from cerulea.core.settings import Settings, read_settings
 
-BEGAN = time.monotonic()  # of the command: `elapsed_s` and `train.minutes` count from here
+BEGAN = time.monotonic()  # of the command: `elapsed_s` counts from here
 
 app = typer.Typer(
     name="cerulea",
     help="Train and run AI models on your own machines.",
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -57,11 +57,6 @@ def settings_of(context: typer.Context, home: Path | None) -> Settings:
     return read_settings(home=home or context.obj)
 
 
-def put(value: Any) -> None:
-    """One JSON object on one line."""
-    print(json_line(value), flush=True)
-
-
 @app.command()
 def doctor(
     context: typer.Context,
@@ -80,7 +75,7 @@ def doctor(
 @app.command()
 def train(
     context: typer.Context,
-    recipe: Annotated[Path, Argument(help="A TOML recipe; recipes/ holds some.")],
+    recipe: Annotated[Path, Argument(metavar="RECIPE", help="A TOML recipe; recipes/ holds some.")],
     data: Annotated[
         list[str] | None, Option(help="Files, folders or globs instead of the recipe's data.train.")
     ] = None,
@@ -264,7 +259,7 @@ def run() -> None:
     as_json = "--json" in sys.argv
     try:
         # typer answers Ctrl-C with a code of its own, which it returns here.
-        code = app(standalone_mode=False)
+        code = app(prog_name="cerulea", standalone_mode=False)
         if isinstance(code, int) and code:
             raise SystemExit(code)
     except CeruleaError as error:
@@ -291,7 +286,9 @@ def run() -> None:
         exit_code = getattr(error, "exit_code", None)
         if exit_code is None or not hasattr(error, "format_message"):
             raise
-        _refuse(CommandInvalid(str(error.format_message()), fix="See: cerulea --help"), as_json)
+        context = getattr(error, "ctx", None)  # of the command that was being read
+        words = context.command_path if context else "cerulea"
+        _refuse(CommandInvalid(str(error.format_message()), fix=f"See: {words} --help"), as_json)
 
 
 def _refuse(error: CeruleaError, as_json: bool) -> None:

@@ -66,8 +66,8 @@ def cli_page() -> str:
         "# The command line\n",
         WRITTEN.format(source="cerulea/cli/main.py"),
         f"{group.help}\n",
-        "`cerulea --version` prints the version, `cerulea COMMAND --help` what stands here. `--home` may also be\n"
-        "given before the command.\n",
+        "`cerulea --version` prints the version, `cerulea COMMAND --help` (or `-h`) what stands here. `--home` may\n"
+        "also be given before the command.\n",
         _table(
             ("command", "what it does"),
             ((f"[`{name}`](#cerulea-{name})", c.help) for name, c in group.commands.items()),

@@ -20,7 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cerulea.core.files import json_line
+from cerulea.cli.lines import put
 from cerulea.core.values import Checkpoint, Evaluation, Progress
 
 if TYPE_CHECKING:
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 
 LINE_S = 5.0  # seconds between plain progress lines
 BARS = "▁▂▃▄▅▆▇█"
-
-
-def put(value: dict[str, Any]) -> None:
-    """One JSON object on one line."""
-    print(json_line(value), flush=True)
 
 
 class TrainView:

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import torch
 
+from cerulea.core.cores import usable_cores
 from cerulea.core.errors import Invalid
-from cerulea.nn.precision import usable_cores
 
 
 @contextlib.contextmanager

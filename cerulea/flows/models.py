@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cerulea.core.errors import Invalid, NotFound, TokenizerInvalid
+from cerulea.core.errors import Conflict, Invalid, NotFound, TokenizerInvalid
 from cerulea.core.files import read_json, write_json
+from cerulea.core.names import NAME_RULE, is_name
 from cerulea.core.settings import Settings
 from cerulea.core.values import ModelCard
 from cerulea.nn.decoder import Decoder
@@ -172,10 +173,21 @@ def import_model(settings: Settings, folder: Path, name: str) -> Model:
         save_decoder(decoder, temporary, end_of_text=tokenizer.end_of_text)
         tokenizer.save(temporary)
         _copy_companions(folder if folder.is_dir() else folder.parent, temporary)
-        write_json(temporary / "card.json", dataclasses.asdict(card))
+        write_json(temporary / "card.json", {**dataclasses.asdict(card), **_known_scores(model, card)})
         return register(settings, temporary, name, extra={"imported_from": str(folder.resolve())})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _known_scores(model: Model, card: ModelCard) -> dict[str, Any]:
+    """What an exported model's card says of its training, where it is a card of these weights' size and tokenizer."""
+    try:
+        theirs = model.card()
+    except (ValueError, TypeError):  # a card.json of some other program's
+        return {}
+    if any(theirs.get(key) != getattr(card, key) for key in ("parameters", "tokenizer")):
+        return {}
+    return {key: theirs[key] for key in ("bits_per_byte", "loss", "trained_tokens", "corpus") if key in theirs}
 
 
 def export_model(settings: Settings, label: str, folder: Path, form: str) -> str:
@@ -185,12 +197,13 @@ def export_model(settings: Settings, label: str, folder: Path, form: str) -> str
         form: `hf` (refused for a model that no Hugging Face class can hold) or `cerulea` (as it lies here).
 
     Raises:
-        Invalid: the folder is not empty, or the form does not fit.
+        Conflict: the folder is not empty.
+        Invalid: the form does not fit.
     """
     if form not in ("hf", "cerulea"):
         raise Invalid(f"There is no format {form!r}.", fix="Use --format hf or --format cerulea.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Invalid(f"{folder} is there already.", why="An export never overwrites.", fix="Name a new folder.")
+        raise Conflict(f"{folder} is there already.", why="An export never overwrites.", fix="Name a new folder.")
     model = find_model(settings, label)
     family = str(json.loads((model.folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
     if form == "hf" and family == "cerulea":
@@ -216,12 +229,9 @@ def _copy_companions(source: Path, target: Path) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that is not made of letters, digits, '-', '_' and '.'."""
-    if not name or not name[0].isalnum() or not all(c.isalnum() or c in "-_." for c in name):
-        raise Invalid(
-            f"{name!r} cannot name a model.",
-            fix="Use letters, digits, '-', '_' and '.', beginning with a letter or digit.",
-        )
+    """Refuse a name that does not follow NAME_RULE."""
+    if not is_name(name):
+        raise Invalid(f"{name!r} cannot name a model.", fix=NAME_RULE)
 
 
 def _folder(settings: Settings, name: str, version: int) -> Path:

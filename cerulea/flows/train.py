@@ -21,19 +21,19 @@ from typing import Any
 
 import torch
 
-from cerulea.core.errors import Failed
-from cerulea.core.files import read_json, write_json
+from cerulea.core.errors import Failed, NotFound
+from cerulea.core.files import read_json, sha256_file, write_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, Evaluation, Progress, Usage
 from cerulea.flows.machine import know_machine
-from cerulea.flows.models import Model, register
+from cerulea.flows.models import Model, find_model, register
 from cerulea.flows.runs import begin_record, hold_run, unfinished_run
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.precision import Execution, Machine, choose_execution, fitting_tokens
 from cerulea.text.corpus import Corpus, Split, open_corpus
 from cerulea.text.shards import Shards, pack, training_texts
 from cerulea.text.tokenizer import Tokenizer, bytes_tokenizer, gpt2_tokenizer, load_tokenizer, train_bpe
-from cerulea.train.checkpoint import best_checkpoint, load_resume, newest_checkpoint, problem_of
+from cerulea.train.checkpoint import MANIFEST, best_checkpoint, newest_checkpoint, problem_of
 from cerulea.train.parallel import Team, join_team, leave_team
 from cerulea.train.recipe import TextRecipe
 from cerulea.train.record import now, update_record
@@ -103,7 +103,8 @@ def train(
     machine, device = know_machine(settings)
     team = join_team(device)
     notes: list[str] = []
-    try:
+    with contextlib.ExitStack() as held:
+        held.callback(leave_team)
         # Only the leader reads the corpus; the others then find it packed.
         if not team.leads:
             team.meet()
@@ -111,7 +112,12 @@ def train(
         if team.leads:
             team.meet()
         folder = _run_folder(settings, recipe, resume, team)
-        execution = _execution(recipe, tokenizer, shards, machine, device, team, folder if resume else None)
+        if team.leads:
+            # Before the newest checkpoint is looked for: another process must not add one after that.
+            held.enter_context(hold_run(folder))
+        verified = newest_checkpoint(folder / "checkpoints", notes.append) if resume and team.leads else None
+        execution = _execution(recipe, tokenizer, shards, machine, device, team, verified)
+        verified = _leaders(team, verified)
         for warning in contradictions(recipe, shards):
             yield Note(warning)
         yield Started(
@@ -124,7 +130,7 @@ def train(
             shards.valid_bytes,
             resume,
         )
-        with _stop_signals() as asked, hold_run(folder) if team.leads else contextlib.nullcontext():
+        with _stop_signals() as asked:
             if team.leads:
                 begin_record(folder, recipe, shards, execution, resume)
             run = train_text(
@@ -134,6 +140,7 @@ def train(
                 folder,
                 execution,
                 resume=resume,
+                verified=verified,
                 team=team,
                 should_stop=asked,
                 began=began,
@@ -167,8 +174,6 @@ def train(
         if team.leads:
             assert last is not None, "a run ends with a checkpoint"
             yield _finish(settings, recipe, folder, last)
-    finally:
-        leave_team()
 
 
 def prepare(
@@ -249,16 +254,15 @@ def _execution(
     machine: Machine,
     device: torch.device,
     team: Team,
-    resumed: Path | None,
+    checkpoint: Checkpoint | None,
 ) -> Execution:
     """How to compute: as the checkpoint did, or as a probe finds best; the leader's choice holds for all."""
     keys, context = recipe.train, recipe.model.context
     shape = recipe.shape(tokenizer.vocab)
     micro = keys.micro_batch_tokens or fitting_tokens(shape, device, machine.memory_bytes, keys.batch_tokens)
     chosen: list[Execution] = []
-    checkpoint = newest_checkpoint(resumed / "checkpoints", lambda _: None) if resumed and team.leads else None
     if checkpoint is not None:
-        then = load_resume(checkpoint.folder)[1]["execution"]
+        then = read_json(checkpoint.folder / "state.json")["execution"]
         why = "as the run began"
         if (then["device"], then["threads"]) != (machine.device, machine.threads):
             why += f", but on {then['device']} with {then['threads']} threads: last digits will differ"
@@ -290,11 +294,8 @@ def _execution(
                 expected_s=60 * keys.minutes,
             )
         )
-    if team.ranks > 1:
-        box: list[Any] = [chosen[0].as_json() if chosen else None]
-        torch.distributed.broadcast_object_list(box)
-        return Execution(**box[0])
-    return chosen[0]
+    shared: Execution = _leaders(team, chosen[0] if chosen else None)
+    return shared
 
 
 def _finish(settings: Settings, recipe: TextRecipe, folder: Path, last: Checkpoint) -> Done:
@@ -305,7 +306,9 @@ def _finish(settings: Settings, recipe: TextRecipe, folder: Path, last: Checkpoi
     if best is None or problem_of(best):
         best = last.folder
     step = int(best.name[5:])
-    model = register(settings, best, recipe.name, extra={"run": folder.name, "step": step})
+    model = _registered(settings, folder, best) or register(
+        settings, best, recipe.name, extra={"run": folder.name, "step": step, "digest": sha256_file(best / MANIFEST)}
+    )
     _score_card(model, state["scores"].get(str(step)))
     reason = state["stop_reason"]
     finished = reason in END_REASONS
@@ -331,6 +334,17 @@ def _finish(settings: Settings, recipe: TextRecipe, folder: Path, last: Checkpoi
         loss=model.card().get("loss"),
         usage=usage,
     )
+
+
+def _registered(settings: Settings, folder: Path, best: Path) -> Model | None:
+    """The version that an earlier session of this run made of the same checkpoint: a resume need not repeat it."""
+    label = read_json(folder / "run.json").get("model")
+    try:
+        model = find_model(settings, label) if label else None
+    except NotFound:  # somebody removed it
+        return None
+    same = model is not None and model.card().get("extra", {}).get("digest") == sha256_file(best / MANIFEST)
+    return model if same else None
 
 
 def _score_card(model: Model, bits_per_byte: float | None) -> None:
@@ -363,13 +377,18 @@ def _stop_signals() -> Iterator[Callable[[], str]]:
 
 def _run_folder(settings: Settings, recipe: TextRecipe, resume: bool, team: Team) -> Path:
     """A new folder for a new run, or that of the newest unfinished run of this name; the leader's holds for all."""
-    box: list[Any] = [None]
-    if team.leads:
-        if resume:
-            box = [str(unfinished_run(settings, recipe))]
-        else:
-            name = f"{recipe.name}-{strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-            box = [str(settings.runs / name)]
+    folder = None
+    if team.leads and resume:
+        folder = unfinished_run(settings, recipe)
+    elif team.leads:
+        folder = settings.runs / f"{recipe.name}-{strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    shared: Path = _leaders(team, folder)
+    return shared
+
+
+def _leaders(team: Team, value: Any) -> Any:
+    """What the leader has; every other process waits for it."""
+    box = [value]
     if team.ranks > 1:
         torch.distributed.broadcast_object_list(box)
-    return Path(box[0])
+    return box[0]

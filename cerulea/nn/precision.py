@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cerulea.core.cores import usable_cores
 from cerulea.core.errors import Invalid
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.shape import DecoderShape
@@ -89,11 +90,6 @@ def pick_device(wanted: str = "auto") -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_threads(wanted: int = 0) -> int:

@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from cerulea.core.cores import usable_cores
 from cerulea.core.errors import CorpusInvalid, HeldOutTooShort
 from cerulea.core.files import read_json, write_json
 from cerulea.text.corpus import Corpus, Duplicates, Split, tail_of
@@ -309,7 +310,7 @@ class _Encoder:
     def __init__(self, tokenizer: Tokenizer, *, pooled: bool) -> None:
         self.tokenizer = tokenizer
         self.pool: ProcessPoolExecutor | None = None
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = usable_cores()
         if pooled and workers > 1:
             # Spawned, not forked: a fork would copy locked mutexes of torch's and the tokenizer's threads.
             context = multiprocessing.get_context("spawn")

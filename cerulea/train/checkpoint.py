@@ -157,6 +157,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     problem = problem_of(folder)
     if problem:
         raise CheckpointUnusable(f"{folder} cannot be used: {problem}.", fix="Use an earlier checkpoint of the run.")
+    return _opened(folder)
+
+
+def _opened(folder: Path) -> Checkpoint:
+    """The value of a folder that was verified just now: hashing gigabytes twice would only take time."""
     card = ModelCard(**read_json(folder / "card.json"))
     digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
     return Checkpoint(folder=folder, digest=digest, step=read_json(folder / MANIFEST)["step"], card=card)
@@ -176,7 +181,7 @@ def newest_checkpoint(root: Path, say: Callable[[str], None]) -> Checkpoint | No
     for folder in reversed(folders):
         problem = problem_of(folder)
         if not problem:
-            return open_checkpoint(folder)
+            return _opened(folder)
         problems.append(f"{folder.name}: {problem}")
         say(f"Checkpoint {folder.name} is passed over: {problem}.")
     if folders:

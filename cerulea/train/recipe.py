@@ -17,11 +17,13 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from cerulea.core.errors import NotFound, RecipeInvalid
+from cerulea.core.names import NAME_RULE, is_name
 from cerulea.nn.shape import GPT2_SIZES, DecoderShape, preset_shape
 from cerulea.text.tokenizer import KINDS
 
@@ -83,7 +85,7 @@ class TrainKeys:
     )
     tokens: int = key(0, "Stop after this many training tokens.")
     epochs: float = key(0.0, "Stop after reading the most-read corpus this often.")
-    minutes: float = key(0.0, "Stop this many wall-clock minutes after the command began, evaluation included.")
+    minutes: float = key(0.0, "Stop this many wall-clock minutes after the first step began, evaluation included.")
     target_bits_per_byte: float = key(0.0, "Stop when the held-out set is scored this low.")
     patience: int = key(0, "Stop after this many evaluations in a row without a new best.")
     batch_tokens: int = key(8192, "Tokens of one optimizer step, over all processes.")
@@ -195,17 +197,30 @@ def read_recipe(path: Path, *, changes: list[str] | None = None, data: list[str]
         values.setdefault("data", {})
         values["data"]["train"] = list(data)
         values["data"].pop("weights", None)
-    return recipe_from(values, str(path))
+    return recipe_from(values, str(path), changes)
 
 
-def recipe_from(values: dict[str, Any], source: str = "the recipe") -> TextRecipe:
-    """A recipe from plain values, as TOML or `as_json` gives them."""
+def recipe_from(values: dict[str, Any], source: str = "the recipe", changes: list[str] | None = None) -> TextRecipe:
+    """A recipe from plain values, as TOML or `as_json` gives them.
+
+    Args:
+        source: where the values stand, for the words of an error.
+        changes: `path=value` of those that `--set` gave instead.
+    """
+    changed = {change.partition("=")[0].strip(): f"--set {change}" for change in changes or []}
+
+    def origin(at: str) -> str:
+        inside = (words for path, words in changed.items() if path == at or path.startswith(f"{at}."))
+        return changed.get(at.partition("[")[0]) or next(inside, source)
+
     kind = values.get("kind", "text")
     if kind != "text":
         raise RecipeInvalid(
-            f"{source} has kind {kind!r}.", why="This version trains recipes of kind text.", fix='Set kind = "text".'
+            f"{origin('kind')} has kind {kind!r}.",
+            why="This version trains recipes of kind text.",
+            fix='Set kind = "text".',
         )
-    return _build(TextRecipe, values, "", source)  # type: ignore[no-any-return]
+    return _build(TextRecipe, values, "", origin)  # type: ignore[no-any-return]
 
 
 def _set(values: dict[str, Any], change: str) -> None:
@@ -225,21 +240,23 @@ def _set(values: dict[str, Any], change: str) -> None:
     table[last] = value
 
 
-def _build(kind: type, values: Any, path: str, source: str) -> Any:
-    """One dataclass from one table, every key checked."""
+def _build(kind: type, values: Any, path: str, origin: Callable[[str], str]) -> Any:
+    """One dataclass from one table, every key checked; `origin` tells where a key was given."""
     if not isinstance(values, dict):
-        raise RecipeInvalid(f"[{path}] in {source} is {values!r}, not a table.", fix=f"Write its keys below [{path}].")
+        raise RecipeInvalid(
+            f"[{path}] in {origin(path)} is {values!r}, not a table.", fix=f"Write its keys below [{path}]."
+        )
     known = {f.name: f for f in fields(kind)}
     types_of = typing.get_type_hints(kind)
     taken: dict[str, Any] = {}
     for name, value in values.items():
         at = f"{path}.{name}" if path else name
         if name not in known:
-            raise _unknown(at, name, list(known), path, source)
+            raise _unknown(at, name, list(known), path, origin(at))
         taken[name] = (
-            _build(types_of[name], value, at, source)
+            _build(types_of[name], value, at, origin)
             if dataclasses.is_dataclass(types_of[name])
-            else _typed(at, value, types_of[name], source)
+            else _typed(at, value, types_of[name], origin(at))
         )
     return kind(**taken)
 
@@ -294,12 +311,7 @@ def _check(recipe: TextRecipe) -> None:
         if not right:
             raise RecipeInvalid(what, fix=fix)
 
-    safe = recipe.name and all(c.isalnum() or c in "-_." for c in recipe.name) and recipe.name[0].isalnum()
-    need(
-        bool(safe),
-        f"name is {recipe.name!r}.",
-        "Use letters, digits, '-', '_' and '.', beginning with a letter or digit.",
-    )
+    need(is_name(recipe.name), f"name is {recipe.name!r}.", NAME_RULE)
     need(bool(d.train), "data.train is empty.", 'Name at least one corpus, for example train = ["stdlib"].')
     need(
         not d.weights or len(d.weights) == len(d.train),

@@ -17,7 +17,8 @@ class RunState:
     step: int = 0
     samples: int = 0  # rows read, of one context each
     tokens: int = 0
-    elapsed_s: float = 0.0
+    elapsed_s: float = 0.0  # since the command began, earlier sessions included
+    stepping_s: float = 0.0  # since the first step began, earlier sessions included: what `minutes` limits
     evaluate_s: float = 0.0  # what one evaluation takes
     best: float = math.inf  # bits per byte
     best_step: int = 0

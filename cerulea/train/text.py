@@ -58,6 +58,7 @@ def train_text(
     execution: Execution,
     *,
     resume: bool = False,
+    verified: Checkpoint | None = None,
     team: Team = Team(),
     should_stop: Callable[[], str] = lambda: "",
     began: float | None = None,
@@ -68,9 +69,10 @@ def train_text(
     Args:
         folder: of the run; gets metrics.jsonl and checkpoints/.
         resume: go on from the newest checkpoint in `folder` that verifies.
+        verified: that checkpoint, where the caller has looked for it already.
         team: the processes that train together; only its leader writes files.
         should_stop: asked after each step; a reason ends the run with a checkpoint.
-        began: `time.monotonic()` of the command's start, for `elapsed_s` and `train.minutes`.
+        began: `time.monotonic()` of the command's start, for `elapsed_s`.
         say: told of what a person should know, such as a damaged checkpoint.
 
     Raises:
@@ -80,7 +82,7 @@ def train_text(
     run = _Run(recipe, shards, tokenizer, folder, execution, team, monotonic() if began is None else began)
     try:
         if resume:
-            run.resume(say)
+            run.resume(verified, say)
         else:
             run.start()
         yield from run.steps(should_stop)
@@ -118,7 +120,7 @@ class _Run:
         self.state, self.before_s = RunState(), 0.0
         self.guard = SpikeGuard(self.keys.skip_sigma)
         self.writer = Writer(self.checkpoints)
-        self.stall_s = self.looked_at = self.saved_at = 0.0
+        self.stall_s = self.looked_at = self.saved_at = self.stepping_from = 0.0
         self.metrics: Metrics | None = None
         self.resumed: Checkpoint | None = None
 
@@ -132,11 +134,12 @@ class _Run:
             remove_leftovers(self.checkpoints)
             self.metrics = Metrics(self.folder / "metrics.jsonl")
 
-    def resume(self, say: Callable[[str], None]) -> None:
+    def resume(self, verified: Checkpoint | None, say: Callable[[str], None]) -> None:
         """Take weights, optimizer and state from the newest checkpoint that verifies; start where there is none."""
         if self.team.leads:
             remove_leftovers(self.checkpoints)
-        checkpoint = newest_checkpoint(self.checkpoints, say if self.team.leads else lambda sentence: None)
+        quiet = say if self.team.leads else lambda sentence: None
+        checkpoint = verified or newest_checkpoint(self.checkpoints, quiet)
         if checkpoint is not None and self.team.leads:
             set_aside(self.checkpoints, checkpoint.step)
         self.team.meet()
@@ -183,6 +186,8 @@ class _Run:
         state = self.state
         if self.keys.eval_first and state.step == 0:
             yield self._evaluate()
+        # What comes before the first step is not counted: beside other work it may take longer than the minutes.
+        self.stepping_from = monotonic() - state.stepping_s
         if self.resumed is not None:
             # A run that was killed between its last checkpoint and its record has nothing left to do.
             state.stop_reason = self._stop_reason()
@@ -304,7 +309,8 @@ class _Run:
             shares.append(self.order.epochs(state.samples) / keys.epochs)
         if keys.minutes:
             # The last evaluation belongs to the time that was asked for.
-            shares.append(self._elapsed() / max(60 * keys.minutes - state.evaluate_s, 1e-9))
+            stepping_s = monotonic() - self.stepping_from
+            shares.append(stepping_s / max(60 * keys.minutes - state.evaluate_s, 1e-9))
         return min(1.0, max(shares))
 
     def _asked(self, reason: str) -> str:
@@ -381,6 +387,7 @@ class _Run:
     def _save(self) -> None:
         """Copy everything and let the writer's thread put it on disk."""
         self.saved_at = self._elapsed()
+        self.state.stepping_s = monotonic() - self.stepping_from
         if not (self.team.leads and self.metrics):
             return
         began = perf_counter()

@@ -112,6 +112,26 @@ def test_an_exported_model_loads_in_transformers_and_comes_back(trained: tuple, 
     assert sampled[0]["token_ids"] == sampled[1]["token_ids"]
 
 
+def test_an_imported_model_keeps_the_score_of_its_card(trained: tuple, tmp_path: Path):
+    """A card of another model, or of another program, says nothing."""
+    home, lines, _ = trained
+    home.run("export", "brook", tmp_path / "out")
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    for name, text in (
+        ("scored", json.dumps(card)),
+        ("strange", json.dumps({**card, "parameters": card["parameters"] + 1})),
+        ("foreign", "[1, 2]"),
+    ):
+        (tmp_path / "out" / "card.json").write_text(text)
+        home.run("import", tmp_path / "out", "--name", name)
+
+    known = {m["model"]: m for m in home.lines("models")}
+
+    assert known["scored"]["bits_per_byte"] == lines[-1]["bits_per_byte"]
+    assert known["scored"]["trained_tokens"] == 30 * 512
+    assert known["strange"]["bits_per_byte"] is None and known["foreign"]["bits_per_byte"] is None
+
+
 def test_tensorboard_reads_what_is_exported(trained: tuple, tmp_path: Path):
     """Judge: TensorBoard's own reader."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -158,11 +178,20 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_help_is_no_failure(cerulea: Cerulea):
+    """`cerulea` alone and -h print what --help prints."""
+    assert cerulea.run().stdout.strip() == cerulea.run("--help").stdout.strip() == cerulea.run("-h").stdout.strip()
+    assert cerulea.run("train", "-h").stdout == cerulea.run("train", "--help").stdout
+    assert cerulea.run("train", "-h").stdout.startswith("Usage: cerulea train ")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["train", "none.toml"], 2, "E-NAME-001: There is no recipe none.toml"),
+        (["train", "tiny", "--set", "train.step=5"], 2, "--set train.step=5 has an unknown key"),
         (["train", "tiny", "--set", "train.step=5"], 2, "The nearest known key is 'train.steps'"),
+        (["train", "tiny", "--set", "model=5"], 2, "[model] in --set model=5 is 5, not a table"),
         (["train", "tiny", "--set", "train.steps=many"], 2, "It must be a whole number"),
         (["train", "tiny", "--set", "model.heads=5"], 2, "E-SHAPE-001"),
         (["train", "tiny", "--data", "no-such-folder"], 2, "E-CORPUS-001"),
@@ -180,7 +209,9 @@ def test_help_imports_nothing_heavy():
         (["train", "tiny", "--set", "train.beta2=1.5"], 2, "train.beta2 is 1.5"),
         (["doctor", "--home", "/proc/none"], 1, "E-FILE-001"),
         (["sample", "x", "--top-p", "0"], 2, "top_p is 0.0"),
-        (["sample"], 2, "Missing argument"),
+        (["sample"], 2, "See: cerulea sample --help"),
+        (["train"], 2, "Missing argument 'RECIPE'.\n  See: cerulea train --help"),
+        (["models", "--bogus"], 2, "See: cerulea models --help"),
     ],
 )
 def test_what_is_wrong_is_said_with_a_code_and_a_way_out(words: list, code: int, message: str, cerulea: Cerulea):
@@ -225,7 +256,8 @@ def test_an_export_never_overwrites(trained: tuple, tmp_path: Path):
     home, _, _ = trained
     (tmp_path / "there.txt").write_text("mine")
 
-    assert "An export never overwrites" in home.run("export", "brook", tmp_path, code=2).stderr
+    error = home.run("export", "brook", tmp_path, code=5).stderr
+    assert "E-CONFLICT-001" in error and "An export never overwrites" in error
 
 
 def test_a_modern_model_is_exported_in_our_own_form_alone(cerulea: Cerulea, tiny_recipe: Path, tmp_path: Path):

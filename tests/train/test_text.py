@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,26 @@ def test_minutes_end_a_run_in_time(tiny_recipe: Path, shards: Shards, tokenizer:
     last = [e for e in events if isinstance(e, Progress)][-1]
     assert last.fraction > 0.9
     assert last.learning_rate < 0.5
+
+
+def test_what_comes_before_the_first_step_takes_nothing_of_the_minutes(
+    tiny_recipe: Path, shards: Shards, tokenizer: Tokenizer, tmp_path: Path
+):
+    """The command began longer ago than the hour that the run may take; a resume counts on from its steps."""
+    plan = change(read_recipe(tiny_recipe), steps=0, minutes=60.0)
+    late = monotonic() - 4000.0
+    part = run(plan, shards, tokenizer, tmp_path / "run", began=late, should_stop=lambda: "SIGTERM")
+
+    events = list(part)
+
+    (first,) = (e for e in events if isinstance(e, Progress))
+    assert first.elapsed_s > 4000 and first.fraction < 1 and first.learning_rate > 0
+    state = checkpoint_module.load_resume(events[-1].folder)[1]["run"]
+    assert 0 < state["stepping_s"] < state["elapsed_s"] - 3999
+    again = run(plan, shards, tokenizer, tmp_path / "run", resume=True, began=late)
+    second = next(e for e in again if isinstance(e, Progress))
+    again.close()
+    assert second.step == 2 and first.fraction < second.fraction < 1
 
 
 def test_a_planted_nan_is_skipped_and_logged(
