@@ -17,69 +17,91 @@ CREATE TABLE account (
   code TEXT NOT NULL UNIQUE,
   kind TEXT NOT NULL CHECK (kind IN ('sponsor', 'fund', 'team', 'platform', 'cap')),
   unit TEXT NOT NULL DEFAULT 'money' CHECK (unit IN ('money', 'cap')),
+  fund TEXT,
+  team TEXT,
   limited BIGINT NOT NULL CHECK (limited IN (0, 1)),
   counted BIGINT NOT NULL CHECK (counted IN (0, 1)),
-  approval BIGINT NOT NULL DEFAULT 0,
-  closed BIGINT NOT NULL DEFAULT 0,
+  approval BIGINT NOT NULL DEFAULT 0 CHECK (approval IN (0, 1)),
+  closed BIGINT NOT NULL DEFAULT 0 CHECK (closed IN (0, 1)),
   dr_pending BIGINT NOT NULL DEFAULT 0,
   dr_posted BIGINT NOT NULL DEFAULT 0,
-  cr_pending BIGINT NOT NULL DEFAULT 0,
   cr_posted BIGINT NOT NULL DEFAULT 0,
+  actor TEXT NOT NULL DEFAULT '',
   created_at BIGINT NOT NULL,
-  CONSTRAINT account_no_negative CHECK (dr_pending >= 0 AND dr_posted >= 0 AND cr_pending >= 0 AND cr_posted >= 0),
-  CONSTRAINT account_no_overflow CHECK (cr_posted <= 4611686018427387904 AND dr_posted <= 4611686018427387904),
+  CONSTRAINT account_no_negative CHECK (dr_pending >= 0 AND dr_posted >= 0 AND cr_posted >= 0),
+  CONSTRAINT account_no_overflow CHECK (
+    cr_posted <= 4611686018427387904 AND dr_posted + dr_pending <= 4611686018427387904
+  ),
   CONSTRAINT account_no_overspend CHECK (limited = 0 OR dr_posted + dr_pending <= cr_posted)
 );
+CREATE INDEX account_of_fund ON account (fund) WHERE fund IS NOT NULL;
 CREATE TABLE transfer (
   seq {serial},
   key TEXT NOT NULL UNIQUE,
   kind TEXT NOT NULL CHECK (kind IN ('single', 'pending', 'extend', 'post', 'void', 'expire')),
   pending_seq BIGINT REFERENCES transfer (seq),
-  group_key TEXT NOT NULL,
+  group_key TEXT,
   debit BIGINT NOT NULL REFERENCES account (id),
   credit BIGINT NOT NULL REFERENCES account (id),
-  amount BIGINT NOT NULL CHECK (amount >= 0 AND (amount > 0 OR kind IN ('post', 'void', 'expire'))),
+  amount BIGINT NOT NULL,
   expires_at BIGINT,
-  fingerprint TEXT NOT NULL,
+  asked TEXT NOT NULL,
   reason TEXT NOT NULL DEFAULT '',
   job TEXT,
   request TEXT,
   actor TEXT NOT NULL DEFAULT '',
   detail TEXT NOT NULL DEFAULT '',
   at BIGINT NOT NULL,
-  CHECK ((pending_seq IS NULL) = (kind IN ('single', 'pending')))
+  CONSTRAINT transfer_two_sides CHECK (debit <> credit),
+  CONSTRAINT transfer_moves CHECK (amount > 0 OR (amount = 0 AND kind IN ('post', 'void', 'expire'))),
+  CONSTRAINT transfer_follows CHECK ((pending_seq IS NULL) = (kind IN ('single', 'pending')))
 );
 CREATE UNIQUE INDEX transfer_resolves_once ON transfer (pending_seq) WHERE kind IN ('post', 'void', 'expire');
-CREATE INDEX transfer_of_hold ON transfer (pending_seq) WHERE pending_seq IS NOT NULL;
-CREATE INDEX transfer_of_group ON transfer (group_key);
+CREATE INDEX transfer_of_group ON transfer (group_key) WHERE group_key IS NOT NULL;
 CREATE INDEX transfer_by_debit ON transfer (debit, at);
-CREATE INDEX transfer_by_credit ON transfer (credit, at);
+CREATE INDEX transfer_by_credit ON transfer (credit, debit) WHERE kind = 'single';
 CREATE INDEX transfer_by_job ON transfer (job) WHERE job IS NOT NULL;
-CREATE INDEX transfer_expiring ON transfer (expires_at) WHERE kind = 'pending' AND expires_at IS NOT NULL;
+CREATE TABLE open_hold (
+  key TEXT PRIMARY KEY,
+  seq BIGINT NOT NULL REFERENCES transfer (seq),
+  debit BIGINT NOT NULL REFERENCES account (id),
+  credit BIGINT NOT NULL REFERENCES account (id),
+  amount BIGINT NOT NULL CHECK (amount > 0),
+  legs BIGINT NOT NULL,
+  expires_at BIGINT,
+  job TEXT,
+  request TEXT,
+  at BIGINT NOT NULL
+);
+CREATE INDEX open_hold_of_account ON open_hold (debit);
+CREATE INDEX open_hold_expiring ON open_hold (expires_at) WHERE expires_at IS NOT NULL AND job IS NULL;
 CREATE TABLE seal (
   seq {serial},
-  from_seq BIGINT NOT NULL,
+  from_seq BIGINT NOT NULL UNIQUE,
   to_seq BIGINT NOT NULL UNIQUE,
   rows BIGINT NOT NULL,
+  leaves TEXT NOT NULL,
   root TEXT NOT NULL,
   previous TEXT NOT NULL,
   at BIGINT NOT NULL
 );
 CREATE TABLE grants (
   key TEXT PRIMARY KEY,
-  fund BIGINT NOT NULL REFERENCES account (id),
+  fund TEXT NOT NULL,
   sponsor TEXT NOT NULL,
-  amount BIGINT NOT NULL,
+  amount BIGINT NOT NULL CHECK (amount > 0),
   until_at BIGINT,
+  lapsed BIGINT NOT NULL DEFAULT 0 CHECK (lapsed >= 0 AND lapsed <= amount),
   lapsed_at BIGINT,
   at BIGINT NOT NULL
 );
+CREATE INDEX grants_of_fund ON grants (fund);
 CREATE TABLE draw_request (
   id TEXT PRIMARY KEY,
   key TEXT NOT NULL UNIQUE,
   fund TEXT NOT NULL,
   team TEXT NOT NULL,
-  amount BIGINT NOT NULL,
+  amount BIGINT NOT NULL CHECK (amount > 0),
   status TEXT NOT NULL CHECK (status IN ('asked', 'drawn', 'denied')),
   asked_by TEXT NOT NULL,
   decided_by TEXT,
@@ -91,7 +113,8 @@ CREATE TABLE cap (
   scope TEXT NOT NULL CHECK (scope IN ('team', 'key', 'job')),
   subject TEXT NOT NULL,
   period TEXT NOT NULL CHECK (period IN ('month', 'day', 'total')),
-  amount BIGINT NOT NULL,
+  amount BIGINT NOT NULL CHECK (amount >= 0),
+  actor TEXT NOT NULL DEFAULT '',
   created_at BIGINT NOT NULL,
   UNIQUE (scope, subject, period)
 );
@@ -101,8 +124,9 @@ CREATE TABLE price (
   nanos BIGINT NOT NULL CHECK (nanos >= 0),
   per BIGINT NOT NULL CHECK (per > 0),
   valid_from BIGINT NOT NULL,
+  own BIGINT NOT NULL CHECK (own IN (0, 1)),
   source TEXT NOT NULL,
-  UNIQUE (sku, valid_from)
+  UNIQUE (sku, valid_from, own)
 );
 CREATE TABLE team (
   name TEXT PRIMARY KEY,
@@ -299,6 +323,13 @@ CREATE TABLE lease (
 );
 """
 
+PLATFORM = (
+    ("platform:compute", "money"),
+    ("platform:inference", "money"),
+    ("platform:storage", "money"),
+    ("platform:absorbed", "money"),
+    ("cap", "cap"),
+)
 APPEND_ONLY = ("transfer", "seal", "audit_event", "job_event", "alias_event")
 SERIAL = {
     "sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT",
@@ -314,6 +345,11 @@ def upgrade() -> None:
             op.get_bind().exec_driver_sql(statement)
     for table in APPEND_ONLY:
         _forbid_changes(table, dialect)
+    for code, unit in PLATFORM:
+        op.get_bind().exec_driver_sql(
+            f"INSERT INTO account (code, kind, unit, limited, counted, created_at) "
+            f"VALUES ('{code}', '{'cap' if unit == 'cap' else 'platform'}', '{unit}', 0, 0, 0)"
+        )
 
 
 def _forbid_changes(table: str, dialect: str) -> None:
