@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-NAME_RULE = "Use letters, digits, '-', '_' and '.', beginning with a letter or digit."
+import re
+
+NAME_RULE = "Use at most 100 letters a-z, digits, '-', '_' and '.', beginning with a letter or digit."
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def is_name(text: str) -> bool:
     """Whether `text` follows NAME_RULE; such a name is safe as a folder's and cannot be read as an option."""
-    return bool(text) and text[0].isalnum() and all(c.isalnum() or c in "-_." for c in text)
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None

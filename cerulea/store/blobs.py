@@ -58,7 +58,9 @@ class Blobs:
         if parts.scheme in ("", "file"):
             self._place: _Place = _Folder(Path(unquote(parts.path) if parts.scheme else url).expanduser())
         elif parts.scheme in _KINDS and parts.netloc:
-            self._place = _Bucket(_KINDS[parts.scheme], parts.netloc, parts.path.strip("/"), dict(parse_qsl(parts.query)))
+            self._place = _Bucket(
+                _KINDS[parts.scheme], parts.netloc, parts.path.strip("/"), dict(parse_qsl(parts.query))
+            )
         else:
             raise Invalid(
                 f"{url.split('?')[0][:80]!r} is no place for files of a kind that Cerulea uses.",
@@ -171,14 +173,14 @@ class _Folder:
 class _Bucket:
     """Blobs in Azure Blob Storage or S3, through obstore."""
 
-    def __init__(self, kind: str, bucket: str, prefix: str, options: dict[str, str]) -> None:
+    def __init__(self, kind: str, bucket: str, prefix: str, options: dict[str, Any]) -> None:
         import obstore
         from obstore.exceptions import BaseError
         from obstore.store import AzureStore, S3Store
 
         self._obstore = obstore
         if options.get("endpoint", "").startswith("http://"):
-            options["client_options"] = {"allow_http": True}  # type: ignore[assignment]
+            options["client_options"] = {"allow_http": True}
         try:
             make: Any = AzureStore if kind == "azure" else S3Store
             self._store = make(bucket, prefix=prefix or None, retry_config=RETRIES, **options)
