@@ -167,6 +167,8 @@ CREATE TABLE audit_event (
   team TEXT NOT NULL,
   detail TEXT NOT NULL
 );
+CREATE INDEX audit_event_of_subject ON audit_event (subject, seq);
+CREATE INDEX audit_event_of_actor ON audit_event (actor, seq);
 CREATE TABLE idempotency (
   scope TEXT NOT NULL,
   key TEXT NOT NULL,
