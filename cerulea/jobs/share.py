@@ -29,7 +29,7 @@ S = TypeVar("S", bound=Sized)
 
 def decay(used: float, ms: float, half_life_ms: float = HALF_LIFE_MS) -> float:
     """What is left of `used` slot-milliseconds after `ms` milliseconds; a clock set back leaves it as it is."""
-    return used * 0.5 ** (max(0.0, ms) / half_life_ms)
+    return used * math.pow(0.5, max(0.0, ms) / half_life_ms)
 
 
 def charge(used: float, ms: float, slots: float, half_life_ms: float = HALF_LIFE_MS) -> float:

@@ -7,25 +7,11 @@ Not here: who comes first, who is preempted (`schedule`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+
+from cerulea.jobs.view import Running, Worker
 
 NEVER = 1 << 62  # the end of a job whose end nobody knows
-
-
-class Host(Protocol):
-    """A worker, as far as its slots go."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def slots(self) -> int: ...
-    @property
-    def free(self) -> int: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def kinds(self) -> Collection[str]: ...
 
 
 class Pool:
@@ -58,7 +44,7 @@ class Reservation:
 class Board:
     """The slots of one decision."""
 
-    def __init__(self, workers: Sequence[Host], now: int, short_ms: int) -> None:
+    def __init__(self, workers: Sequence[Worker], now: int, short_ms: int) -> None:
         """Live workers; jobs of at most `short_ms` may run before a job whose start nobody knows."""
         self.now, self.short_ms = now, short_ms
         self.workers = workers
@@ -158,15 +144,35 @@ class Board:
                 other.kept.append(reservation)
         return reservation
 
-    def spared(self, place: int, ends_at: int, max_ms: int | None, pool: Pool) -> bool:
-        """Whether a job may take over a slot that would be free at `ends_at` without delaying what is kept."""
-        return not any(
-            place in kept.places
-            and self._delays(max_ms, kept)
-            and ends_at != NEVER
-            and (kept.start == NEVER or ends_at <= kept.start)
-            for kept in pool.kept
-        )
+    def seat(self, job: Running) -> None:
+        """Note when the slots of a running job will be free."""
+        for place, n in self.on(job).items():
+            if job.stopping:
+                self.coming[place] += n
+            else:
+                self.ends[place].append((self.end(job), n))
+
+    def vacate(self, job: Running) -> None:
+        """It was told to stop: its slots come free."""
+        for place, n in self.on(job).items():
+            self.coming[place] += n
+            self.ends[place].remove((self.end(job), n))
+
+    def on(self, job: Running) -> dict[int, int]:
+        """Its slots on live workers."""
+        return {self.place[worker]: n for worker, n in job.slots.items() if worker in self.place}
+
+    def end(self, job: Running) -> int:
+        """When it ends; a job that should have ended before ends any moment."""
+        return NEVER if job.ends_at is None else max(job.ends_at, self.now)
+
+    def replaces(self, place: int, ends_at: int, max_ms: int | None, pool: Pool) -> bool:
+        """Whether a job may take over slots that would be free at `ends_at` without delaying what is kept."""
+        for kept in pool.kept:
+            counted_on = ends_at != NEVER and (kept.start == NEVER or ends_at <= kept.start)
+            if place in kept.places and counted_on and self._delays(max_ms, kept):
+                return False
+        return True
 
     def _ends_of(self, places: Iterable[int]) -> list[tuple[int, int]]:
         return sorted(end for p in places for end in self.ends[p])

@@ -1,0 +1,159 @@
+"""Which running jobs give way to a waiting one.
+
+Rules:   a job gives way to one of its own team with higher priority. To another team's it gives way only while its
+         team holds more borrowed slots for its weight than the other would hold with the new job: share after < share
+         before. A team that takes back its own slots holds no borrowed ones; one that borrows must have used less for
+         its weight, too. All slots that are needed come free, or nobody is stopped.
+Kept:    the larger of the two shares falls with every exchange between teams, so no two jobs can preempt one another in
+         turns.
+Not here: which job asks first (`schedule`); how a job stops and saves (`flows.work`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cerulea.jobs.share import Standing
+from cerulea.jobs.slots import NEVER, Board, Pool
+from cerulea.jobs.view import Policy, Running, Waiting
+
+
+class Victims:
+    """Running jobs that may be stopped in this decision."""
+
+    def __init__(
+        self, running: Sequence[Running], board: Board, standings: Mapping[str, Standing], now: int, policy: Policy
+    ) -> None:
+        self.board, self.standings, self.policy = board, standings, policy
+        able = [job for job in running if job.preemptible and not job.stopping]
+        able.sort(key=lambda job: (job.priority, -job.started_at, job.id))  # the least is lost first
+        self.by_team: dict[str, list[Running]] = {name: [] for name in standings}
+        for job in able:
+            self.by_team[job.team].append(job)
+        self.exempt = {job.id for job in able if now - job.started_at < policy.exempt_ms}
+        self._refused: dict[tuple[str, Pool, bool], int] = {}  # fewest slots that a team could not free for itself
+
+    def choose(self, job: Waiting, pool: Pool, first: bool, limit: int) -> list[Running]:
+        """The jobs to stop for `job`, or none where that is not enough or not allowed.
+
+        Args:
+            first: it is first in line, and may use what is free and take from other teams; else its own team swaps.
+            limit: slots that its team may use.
+        """
+        own = self.by_team[job.team]
+        swaps = bool(own) and own[0].priority < job.priority
+        if not swaps and (not first or self.standings[job.team].held + job.slots > limit):
+            return []
+        key = (job.team, pool, job.spans)
+        if not first and job.slots >= self._refused.get(key, NEVER):
+            return []  # jobs of a team come with falling priority: what one could not get, the next cannot
+        if job.spans and job.slots > 1:
+            found = self._gather(job, pool, pool.places, first, limit)
+        else:
+            wide = [place for place in pool.places if self.board.slots[place] >= job.slots]
+            choices = [chosen for p in wide if (chosen := self._gather(job, pool, [p], first, limit))]
+            found = min(choices, key=lambda chosen: (len(chosen), _slots(chosen)), default=[])
+        if not found and not first:
+            self._refused[key] = min(job.slots, self._refused.get(key, NEVER))
+        return found
+
+    def evict(self, leaving: Sequence[Running], job: Waiting, pool: Pool, first: bool) -> dict[int, int]:
+        """Stop them, and return the slots that `job` gets by place."""
+        freed = [0] * len(self.board.slots)
+        for victim in leaving:
+            for place, n in self._gain(victim, job, pool, set(pool.places), first).items():
+                freed[place] += n
+            self.board.vacate(victim)
+            self.standings[victim.team].held -= _slots([victim])
+            self.by_team[victim.team].remove(victim)
+        chosen = self.board.pick(pool.places, job.slots, job.spans, self.board.room() if first else freed)
+        assert chosen is not None, "choose() counted the same slots"
+        return chosen
+
+    def _gather(self, job: Waiting, pool: Pool, places: Sequence[int], first: bool, limit: int) -> list[Running]:
+        """Stop one after the other until the job fits on these places, then spare those that were not needed."""
+        within = set(places)
+        asking = self.standings[job.team]
+        own = [v for v in self.by_team[job.team] if v.priority < job.priority]
+        room = sum(self.board.free[p] + self.board.coming[p] for p in places) if first else 0
+        chosen: list[Running] = []
+        gains: list[int] = []
+        lost: dict[str, int] = {}
+
+        def stop(victim: Running) -> None:
+            nonlocal room
+            gain = sum(self._gain(victim, job, pool, within, first).values())
+            if gain:
+                room += gain
+                chosen.append(victim)
+                gains.append(gain)
+                lost[victim.team] = lost.get(victim.team, 0) + _slots([victim])
+
+        def stop_own() -> None:
+            for victim in own:
+                if room >= job.slots:
+                    return
+                stop(victim)
+
+        def stop_others() -> None:
+            queues = {
+                team: [
+                    v
+                    for v in victims
+                    if v.id not in self.exempt and any(self.board.place.get(w) in within for w in v.slots)
+                ]
+                for team, victims in self.by_team.items()
+                if team != job.team
+            }
+            while room < job.slots:
+                after = asking.borrowed(job.slots - lost.get(job.team, 0))
+                teams = [
+                    team for team, victims in queues.items() if victims and self._may(asking, job, after, team, lost)
+                ]
+                if not teams:
+                    return
+                most = max(teams, key=lambda team: (self._share(team, lost), team))
+                stop(queues[most].pop(0))
+
+        if first and asking.held + job.slots <= min(asking.quota, limit):
+            stop_others()
+            stop_own()
+        else:
+            stop_own()
+            if first and asking.held - lost.get(job.team, 0) + job.slots <= limit:
+                stop_others()
+        if room < job.slots or asking.held - lost.get(job.team, 0) + job.slots > limit:
+            return []
+        over_limit = asking.held + job.slots - limit
+        for i in reversed(range(len(chosen))):
+            mine = chosen[i].team == job.team
+            if room - gains[i] >= job.slots and not (
+                mine and (over_limit > 0 or any(v.team != job.team for v in chosen))
+            ):
+                room -= gains[i]
+                del chosen[i]
+        return chosen
+
+    def _gain(self, victim: Running, job: Waiting, pool: Pool, within: set[int], first: bool) -> dict[int, int]:
+        """Slots by place that the job would get from it."""
+        end = self.board.end(victim)
+        return {
+            place: n
+            for place, n in self.board.on(victim).items()
+            if place in within and (first or self.board.replaces(place, end, job.max_ms, pool))
+        }
+
+    def _share(self, team: str, lost: Mapping[str, int]) -> float:
+        return self.standings[team].borrowed(-lost.get(team, 0))
+
+    def _may(self, asking: Standing, job: Waiting, after: float, team: str, lost: Mapping[str, int]) -> bool:
+        """Whether the asking team, with `after` borrowed slots for its weight, may take from that team."""
+        if after >= self._share(team, lost):
+            return False
+        other = self.standings[team]
+        charged = asking.used + job.slots * self.policy.entry_ms
+        return after == 0 or charged / asking.weight < other.used / other.weight
+
+
+def _slots(jobs: Sequence[Running]) -> int:
+    return sum(sum(job.slots.values()) for job in jobs)
