@@ -31,6 +31,7 @@
     │   └── RoleLacks              the caller's role does not include it
     ├── Conflict                 5: it clashes with what is there
     │   ├── ResumeMismatch         a checkpoint of another recipe, corpus or tokenizer
+    │   │   └── ResumeDiffers        not the checkpoint that the platform knows
     │   ├── KeyReused              a repeated idempotency key with other contents
     │   ├── HoldClosed             a hold that was settled, voided or has expired
     │   ├── EdgeRefused            a job cannot go from its state to that one
@@ -260,6 +261,12 @@ class ResumeMismatch(Conflict):
     """A checkpoint was made with another recipe, corpus or tokenizer."""
 
     code = "E-RESUME-001"
+
+
+class ResumeDiffers(ResumeMismatch):
+    """The checkpoint that an attempt would go on from is not the one that the platform knows."""
+
+    code = "E-RESUME-002"
 
 
 class KeyReused(Conflict):

@@ -11,17 +11,22 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from cerulea.core.cores import usable_cores
+from cerulea.compute.launcher import PARENT
 from cerulea.core.errors import Invalid
 
 
 @contextlib.contextmanager
-def together(processes: int) -> Iterator[bool]:
+def together(
+    processes: int, *, module: str = "cerulea.cli.main", words: Sequence[str] | None = None, first_line: str = ""
+) -> Iterator[bool]:
     """Run the body in `processes` processes; yields whether this one leads.
+
+    The others run `python -m module` with `words` (this process's own by default) and read `first_line`.
 
     A process that a launcher started (WORLD_SIZE is set) takes part in that launcher's team instead.
     """
@@ -45,13 +50,16 @@ def together(processes: int) -> Iterator[bool]:
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if "OMP_NUM_THREADS" not in os.environ:
         shared["OMP_NUM_THREADS"] = str(max(1, usable_cores() // processes))
-    command = [sys.executable, "-m", "cerulea.cli.main", *sys.argv[1:]]
-    others = [
-        subprocess.Popen(
-            command, env={**os.environ, **shared, "RANK": str(i), "LOCAL_RANK": str(i)}, stdout=subprocess.DEVNULL
-        )
-        for i in range(1, processes)
-    ]
+    command = [sys.executable, "-m", module, *(sys.argv[1:] if words is None else words)]
+    shared[PARENT] = str(os.getpid())
+    others = []
+    for i in range(1, processes):
+        own = {**os.environ, **shared, "RANK": str(i), "LOCAL_RANK": str(i)}
+        other = subprocess.Popen(command, env=own, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        assert other.stdin is not None
+        other.stdin.write(first_line.encode() + b"\n")
+        other.stdin.close()
+        others.append(other)
     os.environ.update(shared, RANK="0", LOCAL_RANK="0")
     done = threading.Event()
     threading.Thread(target=_watch, args=(others, done), daemon=True).start()

@@ -1,13 +1,13 @@
-"""How a recipe becomes a model: corpus → tokenizer → shards → training → checkpoint → model.
+"""How a recipe becomes a checkpoint: corpus → tokenizer → shards → training → the best checkpoint.
 
 Read `train` from top to bottom. It yields what happens, one value after the other; whoever asks decides what to
 show (`cli.view`) and may cease to ask.
+Not here: money, leases and names of models (`flows.perform` and `flows.work`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import secrets
@@ -21,13 +21,12 @@ from typing import Any
 
 import torch
 
-from cerulea.core.errors import Failed, NotFound
-from cerulea.core.files import read_json, sha256_file, write_json
+from cerulea.core.errors import Failed
+from cerulea.core.files import read_json, sha256_file
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, Evaluation, Progress, Usage
 from cerulea.flows.machine import know_machine
-from cerulea.flows.models import Model, find_model, register
-from cerulea.flows.runs import begin_record, hold_run, unfinished_run
+from cerulea.flows.runs import begin_record, hold_run
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.precision import Execution, Machine, choose_execution, fitting_tokens
 from cerulea.text.corpus import Corpus, Split, open_corpus
@@ -54,7 +53,7 @@ class Started:
     parameters: int
     train_tokens: int
     valid_bytes: int
-    resumed: bool
+    resumed: Checkpoint | None  # where it goes on from
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,37 +64,40 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """The end of a run: its model, why it stopped, what it took."""
+class Trained:
+    """A run has stopped: which checkpoint is best, and what it took."""
 
     run: str
-    model: str
-    version: int
+    best: Path  # the checkpoint's folder
+    digest: str  # of that checkpoint
+    card: dict[str, Any]
     stop_reason: str
+    finished: bool  # it reached its end; otherwise it was asked to stop and can go on
     step: int
-    model_step: int  # of the checkpoint that became the model
+    model_step: int  # of the best checkpoint
     train_s: float
-    bits_per_byte: float | None
-    loss: float | None
     usage: Usage
-    cost: str | None = None  # the fund's price of `usage`; there is no price list yet
 
 
-Event = Started | Note | Progress | Evaluation | Checkpoint | Done
+Event = Started | Note | Progress | Evaluation | Checkpoint | Trained
 
 
 def train(
     settings: Settings,
     recipe: TextRecipe,
     *,
+    folder: Path | None = None,
     resume: bool = False,
+    should_stop: Callable[[], str] = lambda: "",
     began: float | None = None,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Iterator[Event]:
-    """Train a recipe to a model.
+    """Train a recipe to a checkpoint; the last event is Trained, on the process that leads.
 
     Args:
-        resume: go on with the newest unfinished run of this name.
+        folder: of the run; a new one by default. Processes that do not lead take the leader's.
+        resume: go on from the newest checkpoint in that folder that verifies.
+        should_stop: asked after each step; a reason ends the run with a checkpoint. So does SIGTERM or Ctrl-C.
         began: `time.monotonic()` of the command's start.
         report: told (what, done, total) during tokenizing and packing.
     """
@@ -111,7 +113,9 @@ def train(
         tokenizer, shards = prepare(settings, recipe, report)
         if team.leads:
             team.meet()
-        folder = _run_folder(settings, recipe, resume, team)
+        resume = _leaders(team, resume)
+        folder = _leaders(team, folder or settings.runs / new_run_name(recipe.name))
+        assert folder is not None
         if team.leads:
             # Before the newest checkpoint is looked for: another process must not add one after that.
             held.enter_context(hold_run(folder))
@@ -128,7 +132,7 @@ def train(
             recipe.shape(tokenizer.vocab).parameters(),
             sum(len(t) for t in shards.train),
             shards.valid_bytes,
-            resume,
+            verified,
         )
         with _stop_signals() as asked:
             if team.leads:
@@ -142,7 +146,7 @@ def train(
                 resume=resume,
                 verified=verified,
                 team=team,
-                should_stop=asked,
+                should_stop=lambda: asked() or should_stop(),
                 began=began,
                 say=notes.append,
             )
@@ -173,7 +177,7 @@ def train(
                 run.close()  # type: ignore[attr-defined]
         if team.leads:
             assert last is not None, "a run ends with a checkpoint"
-            yield _finish(settings, recipe, folder, last)
+            yield _trained(folder, last)
 
 
 def prepare(
@@ -298,59 +302,42 @@ def _execution(
     return shared
 
 
-def _finish(settings: Settings, recipe: TextRecipe, folder: Path, last: Checkpoint) -> Done:
-    """Register the best checkpoint; a run that was asked to stop registers too and can still go on."""
+def _trained(folder: Path, last: Checkpoint) -> Trained:
+    """What came out: the best checkpoint, with its score on its card."""
     root = folder / "checkpoints"
     state = read_json(last.folder / "state.json")["run"]
     best = best_checkpoint(root, state["scores"])
     if best is None or problem_of(best):
         best = last.folder
     step = int(best.name[5:])
-    model = _registered(settings, folder, best) or register(
-        settings, best, recipe.name, extra={"run": folder.name, "step": step, "digest": sha256_file(best / MANIFEST)}
-    )
-    _score_card(model, state["scores"].get(str(step)))
+    card = read_json(best / "card.json")
+    if card.get("bits_per_byte") is None:
+        card["bits_per_byte"] = state["scores"].get(str(step))
+    digest = sha256_file(best / MANIFEST)
+    card["extra"] = {**card.get("extra", {}), "run": folder.name, "step": step, "digest": digest}
     reason = state["stop_reason"]
-    finished = reason in END_REASONS
     usage = Usage(trained_tokens=state["tokens"], device_ms=int(1000 * state["elapsed_s"]))
+    finished = reason in END_REASONS
     update_record(
         folder,
         stop_reason=reason,
         finished=finished,
         stopped=now(),
-        model=model.label,
-        usage=dataclasses.asdict(usage),
+        usage=usage.as_json(),
         train_s=round(state["elapsed_s"], 3),
     )
-    return Done(
+    return Trained(
         run=folder.name,
-        model=model.name,
-        version=model.version,
+        best=best,
+        digest=digest,
+        card=card,
         stop_reason=reason,
+        finished=finished,
         step=state["step"],
         model_step=step,
         train_s=state["elapsed_s"],
-        bits_per_byte=model.card().get("bits_per_byte"),
-        loss=model.card().get("loss"),
         usage=usage,
     )
-
-
-def _registered(settings: Settings, folder: Path, best: Path) -> Model | None:
-    """The version that an earlier session of this run made of the same checkpoint: a resume need not repeat it."""
-    label = read_json(folder / "run.json").get("model")
-    try:
-        model = find_model(settings, label) if label else None
-    except NotFound:  # somebody removed it
-        return None
-    same = model is not None and model.card().get("extra", {}).get("digest") == sha256_file(best / MANIFEST)
-    return model if same else None
-
-
-def _score_card(model: Model, bits_per_byte: float | None) -> None:
-    card = model.card()
-    if card.get("bits_per_byte") is None and bits_per_byte is not None:
-        write_json(model.folder / "card.json", {**card, "bits_per_byte": bits_per_byte})
 
 
 @contextlib.contextmanager
@@ -375,15 +362,9 @@ def _stop_signals() -> Iterator[Callable[[], str]]:
             signal.signal(caught, handler)
 
 
-def _run_folder(settings: Settings, recipe: TextRecipe, resume: bool, team: Team) -> Path:
-    """A new folder for a new run, or that of the newest unfinished run of this name; the leader's holds for all."""
-    folder = None
-    if team.leads and resume:
-        folder = unfinished_run(settings, recipe)
-    elif team.leads:
-        folder = settings.runs / f"{recipe.name}-{strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    shared: Path = _leaders(team, folder)
-    return shared
+def new_run_name(name: str) -> str:
+    """`brook-20261123-071500-3fa9`: sorts by time, and no two are the same."""
+    return f"{name}-{strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def _leaders(team: Team, value: Any) -> Any:

@@ -60,13 +60,13 @@ class Desk:
         """A worker is gone: charge up to its last report, and let the job wait for another one."""
         losses = job.losses + 1
         given_up = losses >= LOSSES
-        reason = "cancel" if job.reason == "cancel" else "lost"
-        after = Status.QUEUED
+        reason = "lost"
+        after = Status.CANCELLED if job.pinned else Status.QUEUED
         if job.status == Status.STOPPING:
             after = {"cancel": Status.CANCELLED, "budget": Status.PAUSED, "timeout": Status.FAILED}.get(
                 job.reason, after
             )
-            reason = job.reason if after != Status.QUEUED else reason
+            reason = "lost" if after == Status.QUEUED else job.reason
         if given_up and after == Status.QUEUED:
             after, detail = Status.FAILED, f"{detail} {losses} workers were lost in a row without a new checkpoint."
 
@@ -78,7 +78,18 @@ class Desk:
 
         return self.platform.database.write(work)
 
+    def can_pay(self, job: Job) -> bool:
+        """Whether its team has what a start costs."""
+        pace, due = self._pace(job), self._due(job)
+        if pace == 0 and due == 0:
+            return True
+        return self.platform.ledger.available(job.fund, job.team) >= self._least(pace, due)
+
     # -- the worker ---------------------------------------------------------------------------------
+
+    def leave(self, worker: str) -> None:
+        """A worker goes."""
+        self.platform.workers.mark(worker, "gone")
 
     def enlist(self, worker: str, *, name: str, slots: int, device: str, kinds: Sequence[str]) -> None:
         """A worker is there."""
@@ -252,7 +263,7 @@ class Desk:
             return {"hold_key": None, "held": 0, "tranche": tranche}
         want = int(pace * (self.tranche_s + RESERVE_S)) + due + 1
         if least is None:
-            least = int(pace * min(LEAST_S + RESERVE_S, self.tranche_s)) + due + 1
+            least = self._least(pace, due)
         available = self.platform.ledger.available(job.fund, job.team, tx=tx)
         amount = Nanos(available if least <= available < want else want)
         key = f"{job.id}/{attempt}/{tranche}/hold"
@@ -260,6 +271,10 @@ class Desk:
             job.fund, job.team, amount, key=key, job=job.id, api_key=job.api_key, actor=job.person, tx=tx
         )
         return {"hold_key": key, "held": amount, "tranche": tranche}
+
+    def _least(self, pace: float, due: int) -> int:
+        """What a start must have: some seconds of work, and the reserve."""
+        return int(pace * min(LEAST_S + RESERVE_S, self.tranche_s)) + due + 1
 
     def _settle(self, tx: Tx, job: Job, charge: int) -> None:
         assert job.hold_key is not None

@@ -59,6 +59,7 @@ EDGES: dict[tuple[Status, Status], str] = {
     (Status.STOPPING, Status.SUCCEEDED): "it was done before the wish reached it",
     (Status.PAUSED, Status.QUEUED): "money came, or a person resumed it",
     (Status.PAUSED, Status.CANCELLED): "a person",
+    (Status.SUCCEEDED, Status.QUEUED): "a person gave it a later end",
     (Status.FAILED, Status.QUEUED): "a person resumed it from its last checkpoint",
     (Status.CANCELLED, Status.QUEUED): "a person resumed it from its last checkpoint",
 }
@@ -102,6 +103,7 @@ class NewJob:
     max_cost: int | None = None  # nano-units
     rerun_of: str | None = None
     run: str | None = None  # the run's name; the job's id where none is given
+    pinned: int = 0  # 1: runs in the process that submitted it, and nowhere else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +127,7 @@ class Job:
     max_retries: int
     max_cost: int | None
     rerun_of: str | None
+    pinned: int
     run: str
     status: Status
     desired: str  # run or stop

@@ -130,6 +130,12 @@ class Queue:
             rows = tx.all(f"SELECT * FROM job WHERE {' AND '.join(wheres)} ORDER BY seq DESC LIMIT :limit", **values)
         return [job_of(row) for row in rows]
 
+    def of_run(self, run: str) -> Job | None:
+        """The newest job that trained a run."""
+        with self.database.read() as tx:
+            row = tx.one("SELECT * FROM job WHERE run = :run ORDER BY seq DESC LIMIT 1", run=run)
+        return None if row is None else job_of(row)
+
     def events(self, job: str, *, after: int = 0) -> list[Event]:
         """What happened to a job, oldest first."""
         with self.database.read() as tx:
@@ -210,6 +216,16 @@ class Queue:
         if reasons:
             self.database.write(work)
 
+    def explain_all(self, fund: str, team: str, reason: str, detail: str) -> None:
+        """Write why all jobs of a team in a fund wait, where that changed."""
+        sql = "{} job {} WHERE status = 'QUEUED' AND pinned = 0 AND fund = :fund AND team = :team AND reason_detail <> :detail"
+        values = {"fund": fund, "team": team, "detail": detail}
+        with self.database.read() as tx:
+            if tx.one(sql.format("SELECT id FROM", "") + " LIMIT 1", **values) is None:
+                return
+        change = sql.format("UPDATE", "SET reason = :reason, reason_detail = :detail")
+        self.database.write(lambda tx: tx.run(change, reason=reason, **values))
+
     def ask_stop(self, job: str, reason: str, *, actor: str, detail: str = "", tx: Tx | None = None) -> Job:
         """Want a job stopped: one that runs saves first, one that waits for a person's `cancel` ends at once."""
 
@@ -228,8 +244,21 @@ class Queue:
 
         return self.database.within(tx, work)
 
-    def requeue(self, job: str, *, reason: str, actor: str, tx: Tx | None = None) -> Job:
-        """Let a paused, failed or cancelled job wait for its turn again; it goes on from its last checkpoint."""
+    def requeue(
+        self,
+        job: str,
+        *,
+        reason: str,
+        actor: str,
+        recipe: dict[str, Any] | None = None,
+        recipe_digest: str = "",
+        tx: Tx | None = None,
+    ) -> Job:
+        """Let a job that rests wait for its turn again; it goes on from its last checkpoint.
+
+        Args:
+            recipe: the same one with another end, where a person gave it one.
+        """
 
         def work(tx: Tx) -> Job:
             found = self._locked(tx, job)
@@ -240,6 +269,10 @@ class Queue:
             fresh: dict[str, Any] = {"retries": 0, "losses": 0} if found.status in ENDED else {}
             if found.reason == "resume_mismatch":
                 fresh.update(checkpoint_step=None, checkpoint_digest=None, checkpoint_tokens=None)
+            if recipe is not None:
+                fresh.update(recipe=recipe, recipe_digest=recipe_digest)
+            elif found.status == Status.SUCCEEDED:
+                raise EdgeRefused(f"Job {job} is done.", fix=f"Run it once more: cerulea rerun {job}")
             now = self.clock.now()
             self._move(
                 tx,

@@ -196,6 +196,7 @@ CREATE TABLE job (
   max_retries BIGINT NOT NULL DEFAULT 3,
   max_cost BIGINT,
   rerun_of TEXT,
+  pinned BIGINT NOT NULL DEFAULT 0,
   run TEXT,
   status TEXT NOT NULL,
   desired TEXT NOT NULL DEFAULT 'run',

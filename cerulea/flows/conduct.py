@@ -1,0 +1,148 @@
+"""The conductor: decides who runs next, takes back what was lost, wakes what waited for money, closes the books.
+
+In:      an open platform. One conductor works at a time, by a lease in the database; others wait for it.
+Kept:    after a start, or when the calendar jumps, nobody is declared lost for one lease: workers that are alive say
+         so within that time.
+Not here: the policy (`jobs.schedule`), what placing costs (`flows.work`).
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from cerulea.core.clock import Clock
+from cerulea.core.errors import CapReached, CeruleaError, Conflict, FundTooLow, NotFound
+from cerulea.flows.platform import Platform
+from cerulea.flows.work import Desk
+from cerulea.jobs.job import Status
+from cerulea.jobs.lineup import Lineup
+from cerulea.jobs.schedule import decide
+from cerulea.ledger.audit import seal
+from cerulea.store.database import Tx
+
+TICK_S = 0.2
+LEAD_MS = 15_000
+JUMP_MS = 5_000  # the calendar and the steady clock differ by more: somebody set it
+BOOKS_S = 30.0  # between expiring, lapsing and sealing
+
+
+class Conductor:
+    """One conductor; call `tick` every TICK_S."""
+
+    def __init__(self, platform: Platform, desk: Desk) -> None:
+        self.platform, self.desk = platform, desk
+        self.lineup = Lineup(platform.database, platform.clock)
+        self.name = f"conductor-{secrets.token_hex(4)}"
+        self._leads_until = 0
+        self._graceful_until = platform.clock.elapsed() + platform.queue.lease_ms
+        self._offset = _offset(platform.clock)
+        self._books_at = -BOOKS_S * 1000
+
+    def tick(self) -> bool:
+        """One round; False where another conductor leads."""
+        if not self._lead():
+            return False
+        self._notice_jumps()
+        clock = self.platform.clock
+        if clock.elapsed() >= self._graceful_until:
+            self.reap()
+            self.platform.workers.sweep()
+        self.wake()
+        self.schedule()
+        if clock.elapsed() - self._books_at >= BOOKS_S * 1000:
+            self._books_at = clock.elapsed()
+            self.platform.ledger.expire()
+            self.platform.ledger.lapse()
+            seal(self.platform.database, clock)
+        return True
+
+    def reap(self) -> None:
+        """Jobs whose lease ran out wait for another worker."""
+        for job in self.platform.queue.overdue():
+            try:
+                self.desk.lose(
+                    job, f"Worker {job.worker} was not heard of for {self.platform.queue.lease_ms // 1000} s."
+                )
+            except Conflict:
+                continue  # it came back, or somebody else was first
+
+    def wake(self) -> None:
+        """Jobs that were paused for want of money go on when there is some."""
+        for job in self.platform.queue.newest(statuses=[Status.PAUSED], limit=1000):
+            if job.reason == "budget" and job.on_budget == "resume" and self.desk.can_pay(job):
+                self.platform.queue.requeue(job.id, reason="money", actor="conductor")
+
+    def schedule(self) -> None:
+        """Place what fits, preempt what must give way, and say why the others wait."""
+        queue = self.platform.queue
+        waits = self.lineup.waits()
+        if not waits:
+            return
+        reasons: dict[str, tuple[str, str]] = {}
+        broke = self._broke(waits)
+        view = self.lineup.view(broke)
+        decision = decide(view, self.platform.clock.now())
+        reasons.update({job: (why.code, why.sentence) for job, why in decision.reasons.items()})
+        for name, slots in decision.placements.items():
+            try:
+                self.desk.place(queue.get(name), slots)
+            except (FundTooLow, CapReached) as error:
+                reasons[name] = ("budget", str(error))
+            except Conflict:
+                continue  # something changed since the view was taken; the next round sees it
+        for preemption in decision.preemptions:
+            try:
+                queue.ask_stop(preemption.job, "preempt", actor="conductor", detail=f"for {preemption.beneficiary}")
+            except CeruleaError:
+                continue
+        queue.explain(reasons)
+        for (fund, team), why in broke.items():
+            queue.explain_all(fund, team, "budget", why)
+
+    def _broke(self, waits: list[tuple[str, str, int]]) -> dict[tuple[str, str], str]:
+        """Who cannot pay any start, and why."""
+        ledger = self.platform.ledger
+        found = {}
+        for fund, team, _ in waits:
+            try:
+                if ledger.available(fund, team) <= 0:
+                    found[fund, team] = (
+                        f"Team {team} has nothing left in fund {fund}. Draw more: cerulea fund draw {fund} {team} AMOUNT"
+                    )
+            except NotFound as error:
+                found[fund, team] = str(error)
+        return found
+
+    def _lead(self) -> bool:
+        clock = self.platform.clock
+        if clock.elapsed() < self._leads_until - LEAD_MS * 2 // 3:
+            return True
+
+        def work(tx: Tx) -> bool:
+            now = clock.now()
+            tx.run(
+                "INSERT INTO lease (name, holder, until_at) VALUES ('conductor', '', 0) ON CONFLICT (name) DO NOTHING"
+            )
+            return 1 == tx.run(
+                "UPDATE lease SET holder = :me, until_at = :until "
+                "WHERE name = 'conductor' AND (holder = :me OR until_at < :now OR until_at > :far)",
+                me=self.name,
+                now=now,
+                until=now + LEAD_MS,
+                far=now + 10 * LEAD_MS,  # written by a clock that was ahead
+            )
+
+        won = self.platform.database.write(work)
+        self._leads_until = clock.elapsed() + LEAD_MS if won else 0
+        return won
+
+    def _notice_jumps(self) -> None:
+        clock = self.platform.clock
+        offset = _offset(clock)
+        if abs(offset - self._offset) > JUMP_MS:
+            self._graceful_until = clock.elapsed() + self.platform.queue.lease_ms
+        self._offset = offset
+
+
+def _offset(clock: Clock) -> int:
+    return clock.now() - clock.elapsed()

@@ -1,0 +1,171 @@
+"""`cerulea train`: a job that runs here and now, in this process, through the same fund, queue and registry.
+
+In:      a recipe.
+Out:     what the run yields, and Done: the model, why it stopped, what it cost.
+Kept:    the job is pinned: no other worker takes it, whatever becomes of this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cerulea.core.errors import CeruleaError
+from cerulea.core.money import show
+from cerulea.core.settings import Settings
+from cerulea.core.values import Usage
+from cerulea.flows.link import Link
+from cerulea.flows.perform import perform
+from cerulea.flows.platform import HOME, Platform, open_platform
+from cerulea.flows.runs import hold_run, unfinished_run
+from cerulea.flows.train import Event, Trained, new_run_name, train
+from cerulea.flows.work import Desk
+from cerulea.jobs.job import HELD, Job, NewJob, Status
+from cerulea.jobs.protocol import Ending
+from cerulea.train.recipe import TextRecipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The end of a run: its model, why it stopped, what it took and cost."""
+
+    run: str
+    job: str
+    model: str
+    version: int
+    stop_reason: str
+    step: int
+    model_step: int  # of the checkpoint that became the model
+    train_s: float
+    bits_per_byte: float | None
+    loss: float | None
+    usage: Usage
+    cost: str  # decimal, in the fund's currency
+    fund: str
+
+
+def train_here(
+    settings: Settings,
+    recipe: TextRecipe,
+    *,
+    fund: str | None = None,
+    resume: bool = False,
+    processes: int = 1,
+    began: float | None = None,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Iterator[Event | Done]:
+    """Train a recipe to a model.
+
+    Args:
+        fund: whose money pays; the team's own by default.
+        resume: go on with the newest unfinished run of this name.
+        began: `time.monotonic()` of the command's start.
+        report: told (what, done, total) during tokenizing and packing.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        # Another process of the team leads: it has the job, this one has its part of the sums.
+        yield from train(settings, recipe, resume=resume, began=began, report=report)
+        return
+    with open_platform(settings) as platform:
+        job = _resumed(platform, recipe) if resume else _submitted(platform, recipe, fund, processes)
+        desk = Desk(platform)
+        worker = f"here-{os.getpid()}-{secrets.token_hex(3)}"
+        # No kinds: the scheduler has nothing for it.
+        desk.enlist(worker, name="cerulea train", slots=job.slots, device=job.device, kinds=())
+        try:
+            with _cancelled_on_refusal(platform, job):
+                job = desk.place(job, {worker: job.slots}, actor=job.person)
+            link = Link(desk, desk.assignment(job))
+            link.start()
+            for event in perform(link, settings, began=began, report=report):
+                if not isinstance(event, (Ending, Trained)):
+                    yield event
+        finally:
+            platform.workers.mark(worker, "gone")
+        yield _done(platform.queue.get(job.id))
+
+
+def _submitted(platform: Platform, recipe: TextRecipe, fund: str | None, processes: int) -> Job:
+    new = NewJob(
+        kind=recipe.kind,
+        name=recipe.name,
+        recipe=recipe.as_json(),
+        recipe_digest=recipe.digest(),
+        team=HOME,
+        fund=fund or HOME,
+        person="owner",
+        slots=processes,
+        max_retries=0,
+        run=new_run_name(recipe.name),
+        pinned=1,
+    )
+    if fund is not None:
+        platform.ledger.open_purse(fund, HOME)
+    return platform.queue.put(new)
+
+
+def _resumed(platform: Platform, recipe: TextRecipe) -> Job:
+    """The job of the newest unfinished run of this name, waiting again.
+
+    Raises:
+        NotFound: there is no such run.
+        Conflict: it is finished, or another process trains it now.
+    """
+    folder: Path = unfinished_run(platform.settings, recipe)
+    with hold_run(folder):  # nobody trains it: whoever did is gone
+        job = platform.queue.of_run(folder.name)
+        if job is None:
+            platform.ledger.open_purse(HOME, HOME)
+            new = NewJob(
+                kind=recipe.kind,
+                name=recipe.name,
+                recipe=recipe.as_json(),
+                recipe_digest=recipe.digest(),
+                team=HOME,
+                fund=HOME,
+                person="owner",
+                max_retries=0,
+                run=folder.name,
+                pinned=1,
+            )
+            return platform.queue.put(new)
+        if job.status in HELD:
+            job = Desk(platform).lose(job, "The process that trained it is gone.")
+        if job.status != Status.QUEUED:
+            job = platform.queue.requeue(
+                job.id, reason="resume", actor="owner", recipe=recipe.as_json(), recipe_digest=recipe.digest()
+            )
+        return job
+
+
+@contextlib.contextmanager
+def _cancelled_on_refusal(platform: Platform, job: Job) -> Iterator[None]:
+    """A job that cannot start here and now does not stay behind in the queue."""
+    try:
+        yield
+    except CeruleaError as error:
+        platform.queue.ask_stop(job.id, "cancel", actor=job.person, detail=error.what)
+        raise
+
+
+def _done(job: Job) -> Done:
+    result = job.result
+    return Done(
+        run=job.run,
+        job=job.id,
+        model=str(result.get("model", "")),
+        version=int(result.get("version", 0)),
+        stop_reason=str(result.get("stop_reason", job.reason)),
+        step=int(result.get("step", job.step)),
+        model_step=int(result.get("model_step", 0)),
+        train_s=float(result.get("train_s", 0.0)),
+        bits_per_byte=result.get("bits_per_byte"),
+        loss=result.get("loss"),
+        usage=job.usage,
+        cost=show(job.charged),
+        fund=job.fund,
+    )

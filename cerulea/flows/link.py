@@ -1,0 +1,169 @@
+"""The line between a worker and its desk: a thread that reports, and what it was told.
+
+In:      what the run yields, note by note.
+Out:     a reason to stop, or none.
+Kept:    training never waits for the desk; while the desk is away the thread goes on trying, and every note is kept
+         until the desk has it. No torch is imported here, so that a job's first report does not wait for it.
+Not here: what the run is (`flows.perform`), what the desk does with it (`flows.work`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from time import monotonic
+from typing import Any, Protocol
+
+from cerulea.core.errors import LeaseStale, Unreachable
+from cerulea.core.money import cost
+from cerulea.core.values import Checkpoint, Evaluation, Progress, Usage
+from cerulea.jobs.protocol import Assignment, Ending, Order, Report
+
+FLUSH_S = 0.4  # metrics reach the platform within this time
+RETRY_S = 1.0  # between tries while the desk does not answer
+LAST_WORD_S = 120.0  # how long a finished worker goes on trying to say so
+
+
+class ReportsTo(Protocol):
+    """What a worker needs of the platform."""
+
+    def heartbeat(self, job: str, token: str, report: Report) -> Order: ...
+
+    def record(
+        self, job: str, token: str, attempt: int, entries: list[dict[str, Any]], first_seq: int, stream: str
+    ) -> None: ...
+
+    def finish(self, job: str, token: str, ending: Ending) -> object: ...
+
+
+class Link:
+    """Reports for one attempt."""
+
+    def __init__(self, desk: ReportsTo, assignment: Assignment) -> None:
+        self.desk, self.assignment = desk, assignment
+        self.order = assignment.order
+        self.report = Report()
+        self.lost: LeaseStale | None = None
+        self.spent = False
+        self.told = False  # the desk has the ending
+        self._entries: list[dict[str, Any]] = []
+        self._sent = 0  # entries that the desk has
+        self._lock = threading.Lock()
+        self._urgent = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._talk, name="report", daemon=True)
+
+    def start(self) -> None:
+        """Say that the job runs, and go on reporting."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send what is left, and end the thread."""
+        self._ended.set()
+        self._urgent.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
+
+    def see(self, event: object) -> None:
+        """Take note of what the run yields."""
+        slots = self.assignment.slots
+        match event:
+            case Progress():
+                usage = Usage(trained_tokens=event.tokens, device_ms=int(1000 * event.elapsed_s) * slots)
+                self.update(usage=usage, step=event.step, fraction=event.fraction)
+                self.note({"event": "progress", **dataclasses.asdict(event)})
+                self._watch_money(usage)
+            case Evaluation():
+                self.note({"event": "eval", **dataclasses.asdict(event)})
+            case Checkpoint():
+                self.update(
+                    checkpoint_step=event.step,
+                    checkpoint_digest=event.digest,
+                    checkpoint_tokens=event.card.trained_tokens,
+                )
+                self.note({"event": "checkpoint", "step": event.step, "digest": event.digest})
+                self._urgent.set()
+            case _:
+                pass
+
+    def reason_to_stop(self) -> str:
+        """Why the run must end now, or nothing."""
+        if self.lost is not None:
+            return "lost"
+        if self.order.desired == "stop":
+            return self.order.reason or "stop"
+        return "budget" if self.spent else ""
+
+    def finish(self, ending: Ending) -> None:
+        """Tell the desk the end, for as long as it may take it to come back.
+
+        Raises:
+            LeaseStale: the end came too late.
+            Unreachable: the desk did not come back; what was trained lies in the run's folder.
+        """
+        job, token = self.assignment.job, self.assignment.token
+        deadline = monotonic() + LAST_WORD_S
+        while True:
+            try:
+                self._flush()
+                self.desk.finish(job, token, dataclasses.replace(ending, report=self.report))
+                self.told = True
+                return
+            except Unreachable:
+                if monotonic() > deadline:
+                    raise
+                threading.Event().wait(RETRY_S)
+
+    # -- the thread ----------------------------------------------------------------------------------
+
+    def _talk(self) -> None:
+        job, token = self.assignment.job, self.assignment.token
+        next_beat = 0.0
+        while True:
+            try:
+                if self._urgent.is_set() or monotonic() >= next_beat:
+                    self._urgent.clear()
+                    self.order = self.desk.heartbeat(job, token, self.report)
+                    self._watch_money(self.report.usage)
+                    next_beat = monotonic() + self.order.heartbeat_s
+                self._flush()
+            except LeaseStale as error:
+                self.lost = error
+                return
+            except Unreachable:
+                # The platform is away: the tranche that is paid goes on, and nothing of the record is lost.
+                if not self._ended.wait(RETRY_S):
+                    continue
+            if self._ended.is_set():
+                return
+            self._urgent.wait(FLUSH_S)
+
+    def _flush(self) -> None:
+        with self._lock:
+            entries, first = self._entries[self._sent :], self._sent
+        if entries:
+            a = self.assignment
+            self.desk.record(a.job, a.token, a.attempt, entries, first, "run")
+            self._sent = first + len(entries)
+
+    def note(self, entry: dict[str, Any]) -> None:
+        """Keep one entry for the job's record."""
+        with self._lock:
+            self._entries.append(entry)
+
+    def update(self, **values: Any) -> None:
+        """Change what the next report says."""
+        self.report = dataclasses.replace(self.report, **values)
+
+    def _watch_money(self, usage: Usage) -> None:
+        """Ask for more before the paid part ends; stop where it does."""
+        order = self.order
+        if order.paid is None:
+            self.spent = False
+            return
+        used = cost(usage.as_json(), order.rates)
+        self.spent = used >= order.paid
+        # Half of what a report's interval has cost so far, on average: near enough to the end to ask at once.
+        pace = used / max(1, usage.device_ms) * 1000
+        if used + 1.5 * order.heartbeat_s * pace >= order.paid:
+            self._urgent.set()
