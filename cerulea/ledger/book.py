@@ -1,0 +1,390 @@
+"""The fund's book: draw, hold, settle, and what is available. Every verb that moves money is here.
+
+    grant -> draw -> hold -> (extend) -> settle min(used, held) | void | expire -> statement, forecast, audit
+
+In:      a Database, a Clock; names, amounts in nano-units, a key for each write.
+Out:     frozen values: Transfer, Hold, DrawRequest, Statement.
+Kept:    debits equal credits; nobody pays out more than came in; a hold ends once; the same key never moves money
+         twice. Each verb is one transaction that is durable when it returns. With `tx` it becomes part of the caller's
+         own, so that a job's state and its money commit together; a refusal leaves nothing behind in it.
+Not here: how rows and counters change (`entries`, `holds`, `resolve`, `funds`, `caps`); prices (`prices`); the
+         examination of all of it (`audit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, overload
+
+from cerulea.core.clock import Clock
+from cerulea.core.errors import HoldClosed
+from cerulea.core.money import Nanos
+from cerulea.ledger import accounts, caps, funds, holds, resolve
+from cerulea.ledger.accounts import Account, check_amount, check_key, check_name
+from cerulea.ledger.caps import Cap
+from cerulea.ledger.entries import Transfer
+from cerulea.ledger.funds import DrawRequest
+from cerulea.ledger.holds import Hold, Want
+from cerulea.store.database import Database, Tx
+
+T = TypeVar("T")
+SWEPT = 200  # expired holds that one transaction gives back
+
+
+class Ledger:
+    """The books of one platform; any number of threads and processes may use the same database."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.database, self.clock = database, clock
+
+    # -- funds, purses, caps ------------------------------------------------------------------------
+
+    def create_fund(
+        self, name: str, *, limited: bool = True, approval: bool = False, actor: str = "", tx: Tx | None = None
+    ) -> Account:
+        """Create a fund; one that is there already stays as it is and is returned.
+
+        Args:
+            limited: teams can spend what was granted and drawn, not more. An unlimited fund is metered alone.
+            approval: a draw by somebody who may not approve becomes a request.
+        """
+        check_name("fund", name)
+
+        def work(tx: Tx) -> Account:
+            accounts.open_account(
+                tx,
+                accounts.fund_code(name),
+                "fund",
+                at=self.clock.now(),
+                limited=limited,
+                counted=True,
+                fund=name,
+                approval=int(approval),
+                actor=actor,
+            )
+            return accounts.fund_of(tx, name)
+
+        return self.database.within(tx, work)
+
+    def funds(self, *, tx: Tx | None = None) -> list[Account]:
+        """All funds, by name."""
+        return self._read(tx, lambda tx: accounts.every(tx, "fund"))
+
+    def open_purse(self, fund: str, team: str, *, tx: Tx | None = None) -> Account:
+        """Let a team draw on a fund; one that may already is returned. The purse is limited where the fund is.
+
+        Raises:
+            NotFound: no such fund.
+        """
+        check_name("team", team)
+
+        def work(tx: Tx) -> Account:
+            accounts.open_account(
+                tx,
+                accounts.purse_code(fund, team),
+                "team",
+                at=self.clock.now(),
+                limited=bool(accounts.fund_of(tx, fund).limited),
+                counted=True,
+                fund=fund,
+                team=team,
+            )
+            return accounts.purse_of(tx, fund, team)
+
+        return self.database.within(tx, work)
+
+    def close(self, fund: str, team: str | None = None, *, closed: bool = True, tx: Tx | None = None) -> None:
+        """Take no new draws and holds from a fund, or from a team's purse in it; what is held can still be settled.
+
+        Raises:
+            NotFound: no such fund or purse.
+        """
+
+        def work(tx: Tx) -> None:
+            found = accounts.fund_of(tx, fund) if team is None else accounts.purse_of(tx, fund, team)
+            tx.run("UPDATE account SET closed = :closed WHERE id = :id", closed=int(closed), id=found.id)
+
+        self.database.within(tx, work)
+
+    def set_cap(
+        self, scope: str, subject: str, period: str, amount: int | None, *, actor: str, tx: Tx | None = None
+    ) -> None:
+        """Limit what a team, an API key or a job may hold and spend in a month, a day or in all; None removes it.
+
+        Raises:
+            Invalid: no such scope (team, key, job) or period (month, day, total).
+        """
+        now = self.clock.now()
+        self.database.within(tx, lambda tx: caps.put(tx, scope, subject, period, amount, actor=actor, at=now))
+
+    def caps(self, *, tx: Tx | None = None) -> list[Cap]:
+        """All caps."""
+        return self._read(tx, caps.every)
+
+    # -- money in, and to the teams -----------------------------------------------------------------
+
+    def grant(
+        self,
+        fund: str,
+        amount: int,
+        *,
+        key: str,
+        actor: str,
+        sponsor: str = "sponsor",
+        until: int | None = None,
+        tx: Tx | None = None,
+    ) -> Transfer:
+        """Bring money into a fund; `until` (ms) is when what nobody drew of it goes back (`lapse`).
+
+        Raises:
+            MoneyInvalid: no amount, or a date that has passed.
+            NotFound, KeyReused.
+        """
+        check_amount(amount), check_key(key)
+        values = {"sponsor": sponsor, "until": until, "key": key, "actor": actor, "at": self.clock.now()}
+        return self.database.within(tx, lambda tx: funds.grant(tx, fund, amount, **values))  # type: ignore[arg-type]
+
+    @overload
+    def draw(
+        self,
+        fund: str,
+        team: str,
+        amount: int,
+        *,
+        key: str,
+        actor: str,
+        approved: Literal[True] = True,
+        tx: Tx | None = None,
+    ) -> Transfer: ...
+    @overload
+    def draw(
+        self, fund: str, team: str, amount: int, *, key: str, actor: str, approved: bool, tx: Tx | None = None
+    ) -> Transfer | DrawRequest: ...
+    def draw(
+        self, fund: str, team: str, amount: int, *, key: str, actor: str, approved: bool = True, tx: Tx | None = None
+    ) -> Transfer | DrawRequest:
+        """Move money from a fund to a team.
+
+        Args:
+            approved: False where the caller may not approve draws: of a fund that wants approval it asks (`ask`).
+
+        Raises:
+            FundTooLow: the fund has less.
+            NotFound, KeyReused, MoneyInvalid.
+        """
+        check_amount(amount), check_key(key)
+        now = self.clock.now()
+
+        def work(tx: Tx) -> Transfer | DrawRequest:
+            if not approved and accounts.fund_of(tx, fund).approval:
+                return funds.ask(tx, fund, team, amount, key=key, actor=actor, at=now)
+            return funds.draw(tx, fund, team, amount, key=key, actor=actor, at=now)
+
+        return self.database.within(tx, work)
+
+    def give_back(self, fund: str, team: str, amount: int, *, key: str, actor: str, tx: Tx | None = None) -> Transfer:
+        """Move money of a team back to the fund.
+
+        Raises:
+            FundTooLow: the team has less that is not held.
+            NotFound, KeyReused, MoneyInvalid.
+        """
+        check_amount(amount), check_key(key)
+        now = self.clock.now()
+        return self.database.within(
+            tx, lambda tx: funds.give_back(tx, fund, team, amount, key=key, actor=actor, at=now)
+        )
+
+    def ask(self, fund: str, team: str, amount: int, *, key: str, actor: str, tx: Tx | None = None) -> DrawRequest:
+        """Ask for a draw that somebody else decides on."""
+        check_amount(amount), check_key(key)
+        now = self.clock.now()
+        return self.database.within(tx, lambda tx: funds.ask(tx, fund, team, amount, key=key, actor=actor, at=now))
+
+    def decide(self, request_id: str, *, approve: bool, actor: str, tx: Tx | None = None) -> DrawRequest:
+        """Approve a request, which draws, or deny it.
+
+        Raises:
+            FundTooLow: the fund has less; the request stays open.
+            Conflict: it was decided otherwise before.
+            NotFound: no such request.
+        """
+        now = self.clock.now()
+        return self.database.within(tx, lambda tx: funds.decide(tx, request_id, approve=approve, actor=actor, at=now))
+
+    def requests(self, fund: str | None = None, *, tx: Tx | None = None) -> list[DrawRequest]:
+        """Draw requests, those that wait first."""
+        return self._read(tx, lambda tx: funds.requests(tx, fund))
+
+    def lapse(self, *, tx: Tx | None = None) -> list[Transfer]:
+        """Give what nobody drew of ended grants back to their sponsors; what went back."""
+        now = self.clock.now()
+        return self.database.within(tx, lambda tx: funds.lapse(tx, now))
+
+    def absorb(
+        self, amount: int, *, key: str, job: str | None = None, reason: str = "", tx: Tx | None = None
+    ) -> Transfer:
+        """Book a cost that no team is charged for."""
+        check_amount(amount), check_key(key)
+        now = self.clock.now()
+        return self.database.within(tx, lambda tx: funds.absorb(tx, amount, key=key, job=job, reason=reason, at=now))
+
+    # -- holds --------------------------------------------------------------------------------------
+
+    def hold(
+        self,
+        fund: str,
+        team: str,
+        amount: int,
+        *,
+        key: str,
+        expires_ms: int | None = None,
+        job: str | None = None,
+        request: str | None = None,
+        api_key: str | None = None,
+        payee: str = "compute",
+        actor: str = "",
+        tx: Tx | None = None,
+    ) -> Hold:
+        """Set money aside before work begins, under every cap that applies.
+
+        Args:
+            expires_ms: an interval; `expire` gives the hold back after it, unless it is a job's.
+            api_key: prefix of the key that the work was asked for with; its caps apply.
+            payee: compute, inference or storage.
+
+        Raises:
+            FundTooLow: the team has less available.
+            CapReached: a cap of the team, the key or the job would be passed.
+            NotFound, KeyReused, MoneyInvalid.
+        """
+        want = Want(
+            fund=fund,
+            team=team,
+            payee=payee,
+            amount=check_amount(amount),
+            key=check_key(key),
+            expires_ms=expires_ms,
+            job=job,
+            request=request,
+            api_key=api_key,
+            actor=actor,
+        )
+        now = self.clock.now()
+        return self.database.within(tx, lambda tx: holds.place(tx, want, now))
+
+    def extend(
+        self,
+        hold_key: str,
+        amount: int,
+        *,
+        key: str,
+        expires_ms: int | None = None,
+        actor: str = "",
+        tx: Tx | None = None,
+    ) -> Hold:
+        """Add to an open hold, and count its time anew where `expires_ms` is given.
+
+        Raises:
+            HoldClosed, NotFound, FundTooLow, CapReached, KeyReused, MoneyInvalid.
+        """
+        check_amount(amount), check_key(key)
+        now = self.clock.now()
+        return self.database.within(
+            tx, lambda tx: holds.extend(tx, hold_key, amount, key=key, expires_ms=expires_ms, at=now, actor=actor)
+        )
+
+    def settle(
+        self,
+        hold_key: str,
+        amount: int,
+        *,
+        key: str,
+        detail: dict[str, Any] | None = None,
+        actor: str = "",
+        tx: Tx | None = None,
+    ) -> Transfer:
+        """Charge `amount` against a hold and give the rest back.
+
+        A repeat with the same key returns the first transfer and moves nothing, so that a caller who lost the answer
+        asks again.
+
+        Args:
+            amount: 0 up to what is held.
+            detail: what the charge was made of (usage, rates), kept with it.
+
+        Raises:
+            HoldClosed: it was settled, voided or given back before.
+            NotFound, KeyReused, MoneyInvalid.
+        """
+        check_amount(amount, least=0), check_key(key)
+        now = self.clock.now()
+        return self.database.within(
+            tx,
+            lambda tx: resolve.end(tx, hold_key, amount, kind="post", key=key, at=now, actor=actor, detail=detail),
+        )
+
+    def void(self, hold_key: str, *, key: str, actor: str = "", tx: Tx | None = None) -> Transfer:
+        """Give all of a hold back.
+
+        Raises:
+            HoldClosed, NotFound, KeyReused.
+        """
+        check_key(key)
+        now = self.clock.now()
+        return self.database.within(
+            tx, lambda tx: resolve.end(tx, hold_key, 0, kind="void", key=key, at=now, actor=actor)
+        )
+
+    def expire(self, *, tx: Tx | None = None) -> list[str]:
+        """Give back holds past their time; those of jobs are left to the queue, which knows what was used.
+
+        Returns:
+            The keys of the holds that were given back.
+        """
+        given_back: list[str] = []
+        while True:
+            some = self.database.within(tx, lambda tx: self._expire_some(tx))
+            given_back += some
+            if len(some) < SWEPT:
+                return given_back
+
+    def _expire_some(self, tx: Tx) -> list[str]:
+        now, gone = self.clock.now(), []
+        for hold_key in holds.expired(tx, now, SWEPT):
+            try:
+                resolve.end(tx, hold_key, 0, kind="expire", key=f"ledger:expire:{hold_key}", at=now)
+            except HoldClosed:
+                continue  # somebody settled it at this very moment, which is as good
+            gone.append(hold_key)
+        return gone
+
+    # -- what there is ------------------------------------------------------------------------------
+
+    def available(self, fund: str, team: str | None = None, *, tx: Tx | None = None) -> Nanos:
+        """What a fund can still give to teams, or a team still hold; of an unlimited one, what the books can count.
+
+        Raises:
+            NotFound: no such fund or purse.
+        """
+        return self._read(
+            tx,
+            lambda tx: (accounts.fund_of(tx, fund) if team is None else accounts.purse_of(tx, fund, team)).available,
+        )
+
+    def holds(self, fund: str, team: str | None = None, *, tx: Tx | None = None) -> list[Hold]:
+        """Open holds: who holds what, the oldest first."""
+        return self._read(tx, lambda tx: holds.open_holds(tx, fund, team))
+
+    def find_hold(self, hold_key: str, *, tx: Tx | None = None) -> Hold | None:
+        """An open hold by its key, or None."""
+        return self._read(tx, lambda tx: holds.get(tx, hold_key))
+
+    def _read(self, tx: Tx | None, look: Callable[[Tx], T]) -> T:
+        if tx is not None:
+            return look(tx)
+        with self.database.read() as reading:
+            return look(reading)
+
+
+__all__ = ["Account", "Cap", "DrawRequest", "Hold", "Ledger", "Transfer"]
