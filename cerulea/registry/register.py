@@ -244,7 +244,7 @@ class Registry:
 
         return self.database.within(tx, work)
 
-    def unretire(self, model: str, version: int, actor: str, *, teams: Teams = None, tx: Tx | None = None) -> Version:
+    def unretire(self, model: str, version: int, *, teams: Teams = None, tx: Tx | None = None) -> Version:
         """Let a retired version be found again.
 
         Raises:
