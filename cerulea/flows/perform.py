@@ -79,6 +79,7 @@ def perform(
         link.stop()
     if link.lost is not None:
         raise link.lost
+    assert ending is not None, "a run that ends yields Trained"
     link.finish(ending)
     if failure is not None:
         raise failure

@@ -37,6 +37,7 @@ class Desk:
 
     def __init__(self, platform: Platform, *, heartbeat_s: float = HEARTBEAT_S, tranche_s: float = TRANCHE_S) -> None:
         self.platform, self.heartbeat_s, self.tranche_s = platform, heartbeat_s, tranche_s
+        self._known: dict[tuple[str, int], tuple[Rate, ...]] = {}
 
     # -- the conductor ------------------------------------------------------------------------------
 
@@ -201,7 +202,12 @@ class Desk:
     # -- money --------------------------------------------------------------------------------------
 
     def _rates(self, job: Job) -> tuple[Rate, ...]:
-        return self.platform.prices.rates(job.device, job.submitted_at)
+        key = job.device, job.submitted_at
+        if key not in self._known:
+            if len(self._known) > 10_000:
+                self._known.clear()
+            self._known[key] = self.platform.prices.rates(*key)
+        return self._known[key]
 
     def _cost(self, job: Job, usage: Usage) -> int:
         """Price of everything a job used, at the prices of the day it was submitted."""

@@ -51,13 +51,14 @@ class Lineup:
                 "AS free FROM worker w WHERE w.status = 'alive' AND w.kinds <> ''"
             )
             waiting = tx.all(
-                "SELECT * FROM (SELECT id, seq, fund, team, kind, device, slots, priority, queued_at, not_before, reason, "
-                "ROW_NUMBER() OVER (PARTITION BY team ORDER BY priority DESC, seq) AS place "
+                "SELECT * FROM (SELECT id, seq, fund, team, kind, device, slots, priority, queued_at, not_before, "
+                "reason, ROW_NUMBER() OVER (PARTITION BY team ORDER BY priority DESC, seq) AS place "
                 "FROM job WHERE status = 'QUEUED' AND pinned = 0) AS line WHERE place <= :ahead",
                 ahead=AHEAD,
             )
             running = tx.all(
-                "SELECT j.id, j.team, j.priority, j.status, j.pinned, a.slots, a.began_at FROM job j JOIN job_attempt a "
+                "SELECT j.id, j.team, j.priority, j.status, j.pinned, a.slots, a.began_at "
+                "FROM job j JOIN job_attempt a "
                 f"ON a.job = j.id AND a.attempt = j.attempt WHERE j.status IN {_HELD}"
             )
         used = self._charge(now, running)

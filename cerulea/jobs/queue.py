@@ -163,6 +163,7 @@ class Queue:
 
         def work(tx: Tx) -> Job:
             found = self._locked(tx, job)
+            check_edge(job, found.status, Status.STARTING)
             if sum(slots.values()) != found.slots:
                 raise EdgeRefused(f"Job {job} needs {found.slots} slots; {sum(slots.values())} were placed.")
             for worker, wanted in sorted(slots.items()):
@@ -218,7 +219,10 @@ class Queue:
 
     def explain_all(self, fund: str, team: str, reason: str, detail: str) -> None:
         """Write why all jobs of a team in a fund wait, where that changed."""
-        sql = "{} job {} WHERE status = 'QUEUED' AND pinned = 0 AND fund = :fund AND team = :team AND reason_detail <> :detail"
+        sql = (
+            "{} job {} WHERE status = 'QUEUED' AND pinned = 0 AND fund = :fund AND team = :team "
+            "AND reason_detail <> :detail"
+        )
         values = {"fund": fund, "team": team, "detail": detail}
         with self.database.read() as tx:
             if tx.one(sql.format("SELECT id FROM", "") + " LIMIT 1", **values) is None:

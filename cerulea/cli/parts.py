@@ -1,0 +1,103 @@
+"""The processes that `cerulea up` starts: server, conductor, agent. Each reads one line first: what it must know.
+
+Each is a program of its own, so that one that crashes is started again while the others go on. They die with the
+process that started them.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cerulea.compute.launcher import ProcessLauncher, die_with_parent
+from cerulea.core.settings import Settings, read_settings
+
+
+class _Asked:
+    """Becomes true at SIGTERM or Ctrl-C."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def __call__(self) -> bool:
+        return self._asked
+
+
+def serve(settings: Settings, host: str, port: int) -> None:
+    """The HTTP API, until SIGTERM."""
+    import uvicorn
+
+    from cerulea.api.app import create_app
+    from cerulea.flows.platform import open_platform
+
+    with open_platform(settings) as platform:
+        config = uvicorn.Config(
+            create_app(platform), host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=3
+        )
+        uvicorn.Server(config).run()
+
+
+def conduct(settings: Settings) -> None:
+    """The conductor, until SIGTERM."""
+    from cerulea.flows.conduct import TICK_S, Conductor
+    from cerulea.flows.platform import open_platform
+    from cerulea.flows.work import Desk
+
+    asked = _Asked()
+    with open_platform(settings) as platform:
+        conductor = Conductor(platform, Desk(platform))
+        while not asked():
+            leads = conductor.tick()
+            time.sleep(TICK_S if leads else 1.0)
+
+
+def work(settings: Settings, url: str, key: str, slots: int) -> None:
+    """A worker for the platform at `url`, until SIGTERM; then its jobs save and go back to the queue."""
+    from cerulea.client.desk import RemoteDesk
+    from cerulea.core.cores import usable_cores
+    from cerulea.flows.agent import Agent
+
+    asked = _Asked()
+    agent = Agent(
+        RemoteDesk(url, key),
+        ProcessLauncher(),
+        url=url,
+        slots=slots,
+        device=device_of(settings),
+        threads=settings.threads or usable_cores(),
+        say=lambda text: print(text, flush=True),
+    )
+    agent.run(asked)
+
+
+def device_of(settings: Settings) -> str:
+    """What this machine's jobs run on, found without loading torch."""
+    if settings.device != "auto":
+        return settings.device
+    return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+
+
+def main() -> int:
+    """`python -m cerulea.cli.parts`, with its part and what it must know in the first line."""
+    die_with_parent()
+    first: dict[str, Any] = json.loads(sys.stdin.readline())
+    part, home = first.pop("part"), Path(first.pop("home"))
+    settings = read_settings(home=home)
+    programs: dict[str, Callable[..., None]] = {"server": serve, "conductor": conduct, "agent": work}
+    programs[part](settings, **first)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
