@@ -231,7 +231,8 @@ def _beside(path: Path) -> Path:
 def _linked(source: Path, target: Path) -> bool:
     """Give `source` a second name; False where the file system cannot."""
     try:
-        os.link(source, target)
+        # A link to a symbolic link would be lost with what that one points to.
+        os.link(source.resolve(), target)
     except FileNotFoundError:
         raise
     except OSError:
