@@ -305,7 +305,7 @@ def _keep_points(tx: Tx, job: str, attempt: int, stream: str, newest: int, curve
             continue
         if (series := known.get(name)) is not None:
             _extend(tx, series.id, series.count, series.last_step, in_order(points))
-        elif len(known) < MOST_NAMES:
+        elif len(known) < MOST_NAMES and any(point.value is not None for point in points):
             made = tx.one(
                 "INSERT INTO journal_series (job, name, count, last_step) VALUES (:job, :name, 0, -1) "
                 "RETURNING id, count, last_step",
@@ -388,13 +388,16 @@ def _numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
     """Name and value of each number; None stands for what is not finite."""
     values = entry.get("values")
     for name, value in (values if isinstance(values, Mapping) else entry).items():
-        if name in ("step", "at", "event") or isinstance(value, bool) or not isinstance(value, (int, float)):
+        if name in ("step", "at", "event") or isinstance(value, bool):
             continue
-        try:
-            number = float(value)
-        except OverflowError:  # an integer beyond any float
-            number = math.inf
-        yield name, number if math.isfinite(number) else None
+        if value is None:  # how NaN and infinities travel
+            yield name, None
+        elif isinstance(value, (int, float)):
+            try:
+                number = float(value)
+            except OverflowError:  # an integer beyond any float
+                number = math.inf
+            yield name, number if math.isfinite(number) else None
 
 
 def _kind(entry: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ Not here: which job asks first (`schedule`); how a job stops and saves (`flows.w
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from cerulea.jobs.share import Standing
@@ -30,6 +31,10 @@ class Victims:
         self.by_team: dict[str, list[Running]] = {name: [] for name in standings}
         for job in able:
             self.by_team[job.team].append(job)
+        self.at: list[list[Running]] = [[] for _ in board.slots]  # by place
+        for job in able:
+            for place in board.on(job):
+                self.at[place].append(job)
         self.exempt = {job.id for job in able if now - job.started_at < policy.exempt_ms}
         self._refused: dict[tuple[str, Pool, bool], int] = {}  # fewest slots that a team could not free for itself
 
@@ -50,9 +55,7 @@ class Victims:
         if job.spans and job.slots > 1:
             found = self._gather(job, pool, pool.places, first, limit)
         else:
-            wide = [place for place in pool.places if self.board.slots[place] >= job.slots]
-            choices = [chosen for p in wide if (chosen := self._gather(job, pool, [p], first, limit))]
-            found = min(choices, key=lambda chosen: (len(chosen), _slots(chosen)), default=[])
+            found = self._gather_on_one(job, pool, first, limit)
         if not found and not first:
             self._refused[key] = min(job.slots, self._refused.get(key, NEVER))
         return found
@@ -66,18 +69,31 @@ class Victims:
             self.board.vacate(victim)
             self.standings[victim.team].held -= _slots([victim])
             self.by_team[victim.team].remove(victim)
+            for place in self.board.on(victim):
+                self.at[place].remove(victim)
         chosen = self.board.pick(pool.places, job.slots, job.spans, self.board.room() if first else freed)
         assert chosen is not None, "choose() counted the same slots"
         return chosen
+
+    def _gather_on_one(self, job: Waiting, pool: Pool, first: bool, limit: int) -> list[Running]:
+        """The fewest jobs, then the fewest slots, on any one worker."""
+        best: list[Running] = []
+        for place in pool.places:
+            if self.board.slots[place] >= job.slots and self.at[place]:
+                found = self._gather(job, pool, [place], first, limit)
+                if found and (not best or (len(found), _slots(found)) < (len(best), _slots(best))):
+                    best = found
+                if len(best) == 1 and _slots(best) <= job.slots:
+                    break
+        return best
 
     def _gather(self, job: Waiting, pool: Pool, places: Sequence[int], first: bool, limit: int) -> list[Running]:
         """Stop one after the other until the job fits on these places, then spare those that were not needed."""
         within = set(places)
         asking = self.standings[job.team]
-        own = [v for v in self.by_team[job.team] if v.priority < job.priority]
+        able = self.at[places[0]] if len(places) == 1 else [v for team in self.by_team.values() for v in team]
         room = sum(self.board.free[p] + self.board.coming[p] for p in places) if first else 0
-        chosen: list[Running] = []
-        gains: list[int] = []
+        chosen: list[tuple[Running, int]] = []  # and the slots that it gives
         lost: dict[str, int] = {}
 
         def stop(victim: Running) -> None:
@@ -85,54 +101,47 @@ class Victims:
             gain = sum(self._gain(victim, job, pool, within, first).values())
             if gain:
                 room += gain
-                chosen.append(victim)
-                gains.append(gain)
+                chosen.append((victim, gain))
                 lost[victim.team] = lost.get(victim.team, 0) + _slots([victim])
 
         def stop_own() -> None:
-            for victim in own:
+            for victim in able:
                 if room >= job.slots:
                     return
-                stop(victim)
+                if victim.team == job.team and victim.priority < job.priority:
+                    stop(victim)
 
         def stop_others() -> None:
-            queues = {
-                team: [
-                    v
-                    for v in victims
-                    if v.id not in self.exempt and any(self.board.place.get(w) in within for w in v.slots)
-                ]
-                for team, victims in self.by_team.items()
-                if team != job.team
-            }
+            queues: dict[str, deque[Running]] = {}
+            for victim in able:
+                if victim.team != job.team and victim.id not in self.exempt:
+                    queues.setdefault(victim.team, deque()).append(victim)
             while room < job.slots:
                 after = asking.borrowed(job.slots - lost.get(job.team, 0))
-                teams = [
-                    team for team, victims in queues.items() if victims and self._may(asking, job, after, team, lost)
-                ]
+                teams = [t for t, queue in queues.items() if queue and self._may(asking, job, after, t, lost)]
                 if not teams:
                     return
                 most = max(teams, key=lambda team: (self._share(team, lost), team))
-                stop(queues[most].pop(0))
+                stop(queues[most].popleft())
 
-        if first and asking.held + job.slots <= min(asking.quota, limit):
+        if not first:
+            stop_own()
+        elif asking.held + job.slots <= min(asking.quota, limit):
             stop_others()
             stop_own()
         else:
             stop_own()
-            if first and asking.held - lost.get(job.team, 0) + job.slots <= limit:
+            if asking.held - lost.get(job.team, 0) + job.slots <= limit:
                 stop_others()
         if room < job.slots or asking.held - lost.get(job.team, 0) + job.slots > limit:
             return []
-        over_limit = asking.held + job.slots - limit
-        for i in reversed(range(len(chosen))):
-            mine = chosen[i].team == job.team
-            if room - gains[i] >= job.slots and not (
-                mine and (over_limit > 0 or any(v.team != job.team for v in chosen))
-            ):
-                room -= gains[i]
-                del chosen[i]
-        return chosen
+        # An own job that stopped lowered the share that others were measured by: it is spared only without them.
+        keep_own = asking.held + job.slots > limit or any(victim.team != job.team for victim, _ in chosen)
+        for victim, gain in reversed(chosen):
+            if room - gain >= job.slots and not (keep_own and victim.team == job.team):
+                room -= gain
+                chosen.remove((victim, gain))
+        return [victim for victim, _ in chosen]
 
     def _gain(self, victim: Running, job: Waiting, pool: Pool, within: set[int], first: bool) -> dict[int, int]:
         """Slots by place that the job would get from it."""

@@ -14,7 +14,6 @@ Not here: the database (`queue`), money (`flows.work`), the clock (`now` is give
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
 
 from cerulea.jobs.preempt import Victims
 from cerulea.jobs.share import Standing, prepaid, turns
@@ -45,34 +44,47 @@ class _Round:
             self._seat(job)
         self.victims = Victims(view.running, self.board, self.standings, now, policy)
         self.full: dict[str, str] = {}  # team that may use no more slots: the job that waits for them
-        self._sentences: dict[tuple[str, Pool, int, int], str] = {}
-        self.position = 0
+        self.pools: dict[tuple[str, str], Pool] = {}  # by kind and device
+        self.settled: dict[tuple[object, ...], tuple[str, str]] = {}  # why jobs of some shape wait
 
     def run(self) -> Decision:
         """Go through all waiting jobs once, in the order of their turns."""
-        for job, pool in self._in_line():
-            limit = self.limits[job.team]
-            if job.slots > limit:
-                self._tell(job, "quota", f"It needs {job.slots} slots; team {job.team} may use {limit}.")
-                continue
-            if job.team in self.full:
-                self._tell(job, "turn", f"It is behind {self.full[job.team]}, which waits for slots of its team.")
-                continue
-            over = self.present[job.team] + job.slots > limit
-            chosen = None if over or not pool.free else self.board.fit(pool, job.slots, job.spans, job.max_ms)
-            if chosen is not None:
-                self.board.take(chosen, self._end(job))
-                self._hold(job)
-                self.decision.placements[job.id] = self.board.named(chosen)
-            elif self._frees_slots(job, pool):
-                self._hold(job)
-            elif over:
-                self.full[job.team] = job.id
-                used = self.present[job.team]
-                self._tell(job, "quota", f"Team {job.team} uses {used} of the {limit} slots it may use.")
-            else:
-                self._waits(job, pool)
+        reasons = self.decision.reasons
+        for position, job in enumerate(self._in_line(), 1):
+            shape = (job.team, job.kind, job.device, job.slots, job.priority, job.spans, job.max_ms)
+            why = self.settled.get(shape) or self._place(job, shape)
+            if why is not None:
+                reasons[job.id] = Reason(why[0], why[1], position - len(self.decision.placements))
         return self.decision
+
+    def _place(self, job: Waiting, shape: tuple[object, ...]) -> tuple[str, str] | None:
+        """Start a job, or say why it waits: a code and a sentence."""
+        limit, pool = self.limits[job.team], self.pools[job.kind, job.device]
+        if job.slots > limit:
+            return "quota", f"It needs {job.slots} slots; team {job.team} may use {limit}."
+        if job.team in self.full:
+            return "turn", f"It is behind {self.full[job.team]}, which waits for slots of its team."
+        over = self.present[job.team] + job.slots > limit
+        chosen = None if over else self.board.fit(pool, job.slots, job.spans, job.max_ms)
+        if chosen is not None:
+            self.board.take(chosen, self._end(job))
+            self._hold(job)
+            self.decision.placements[job.id] = self.board.named(chosen)
+            return None
+        if (why := self._free_slots(job, pool)) is not None:
+            self._hold(job)
+            return why
+        if over:
+            self.full[job.team] = job.id
+            return "quota", f"Team {job.team} uses {self.present[job.team]} of the {limit} slots it may use."
+        if not pool.kept:
+            kept = self.board.reserve(job.id, pool, job.slots, job.spans)
+            if job.slots > 1:
+                when = "" if kept.start == NEVER else f", expected at {_clock(kept.start)}"
+                return "gang", f"It starts with all its {job.slots} slots at once; those free are kept for it{when}."
+        # Slots only get scarcer from here on: what is true of this job is true of all that ask for the same.
+        why = self.settled[shape] = "turn" if pool.began >= job.slots else "capacity", _sentence(job, pool)
+        return why
 
     def _seat(self, job: Running) -> None:
         """Put a running job's slots where they are."""
@@ -83,11 +95,11 @@ class _Round:
             standing.used += prepaid(slots, job.started_at, self.now, self.policy.entry_ms)
         self.board.seat(job)
 
-    def _in_line(self) -> list[tuple[Waiting, Pool]]:
+    def _in_line(self) -> list[Waiting]:
         """Jobs that could run if there were room, in the order of their turns; the others are told why not."""
         queues: dict[str, list[Waiting]] = {name: [] for name in self.standings}
         promised: list[Waiting] = []
-        pools: dict[tuple[str, str], Pool] = {}
+        pools = self.pools
         for job in self.view.waiting:
             key = (job.kind, job.device)
             if (pool := pools.get(key)) is None:
@@ -103,44 +115,23 @@ class _Round:
             queues[name].sort(key=lambda job: (-job.priority, job.seq))
             lines.append((self.standings[name], queues[name]))
         promised.sort(key=lambda job: job.seq)
-        ordered = promised + turns(lines, self.policy.entry_ms)
-        return [(job, pools[job.kind, job.device]) for job in ordered]
+        return promised + turns(lines, self.policy.entry_ms)
 
-    def _frees_slots(self, job: Waiting, pool: Pool) -> bool:
+    def _free_slots(self, job: Waiting, pool: Pool) -> tuple[str, str] | None:
         """Promise the job slots that come free, preempting for it where the rules allow."""
         limit = self.limits[job.team]
         first = not pool.kept  # nobody before it in line waits for these workers
-        leaving: Sequence[Running] = ()
-        chosen = None
         if first and self.standings[job.team].held + job.slots <= limit:
-            chosen = self.board.pick(pool.places, job.slots, job.spans, self.board.room())
-        if chosen is None:
-            leaving = self.victims.choose(job, pool, first, limit)
-            if not leaving:
-                return False
-            chosen = self.victims.evict(leaving, job, pool, first)
-            self.decision.preemptions.extend(Preemption(victim.id, job.id) for victim in leaving)
-        self.board.claim(chosen, self._end(job))
-        names = ", ".join(victim.id for victim in leaving)
-        what = f"{names} saves and gives way to it." if names else "It starts when what is stopping has saved."
-        self._tell(job, "preempting", what)
-        return True
-
-    def _waits(self, job: Waiting, pool: Pool) -> None:
-        """Keep slots for the first in line; tell everyone why they wait."""
-        if not pool.kept:
-            kept = self.board.reserve(job.id, pool, job.slots, job.spans)
-            if job.slots > 1:
-                when = "" if kept.start == NEVER else f", expected at {_clock(kept.start)}"
-                self._tell(
-                    job, "gang", f"It starts with all its {job.slots} slots at once; those free are kept for it{when}."
-                )
-                return
-        code = "turn" if pool.began >= job.slots else "capacity"
-        sentence = self._sentences.get((code, pool, job.slots, pool.free))
-        if sentence is None:
-            sentence = self._sentences[code, pool, job.slots, pool.free] = _sentence(job, pool)
-        self._tell(job, code, sentence)
+            coming = self.board.pick(pool.places, job.slots, job.spans, self.board.room())
+            if coming is not None:
+                self.board.claim(coming, self._end(job))
+                return "preempting", "It starts when those that are stopping have saved."
+        leaving = self.victims.choose(job, pool, first, limit)
+        if not leaving:
+            return None
+        self.board.claim(self.victims.evict(leaving, job, pool, first), self._end(job))
+        self.decision.preemptions.extend(Preemption(victim.id, job.id) for victim in leaving)
+        return "preempting", f"{', '.join(victim.id for victim in leaving)} saves and gives way to it."
 
     def _why_never(self, job: Waiting, pool: Pool) -> Reason:
         """Why a job is not in line at all."""
@@ -156,10 +147,6 @@ class _Round:
         if job.slots > pool.slots:
             return Reason("size", f"It needs {job.slots} slots; all workers for it together have {pool.slots}.")
         return Reason("size", f"It needs {job.slots} slots of one worker; the largest has {pool.widest}.")
-
-    def _tell(self, job: Waiting, code: str, sentence: str) -> None:
-        self.position += 1
-        self.decision.reasons[job.id] = Reason(code, sentence, self.position)
 
     def _hold(self, job: Waiting) -> None:
         standing = self.standings[job.team]
