@@ -283,7 +283,7 @@ def test_a_key_never_reaches_further_than_its_person_does_now(people: People):
     people.leave("person-1", team="team-1", actor="owner")
     with pytest.raises(KeyEnded, match="no role in team team-1"):
         people.authenticate(text)
-    assert [key.role for key in people.keys(person="person-1")] == [""]
+    assert [key.role for key in people.api_keys(person="person-1")] == [""]
     people.join("person-1", team="team-1", role="admin", actor="owner")
     assert people.authenticate(text).scopes == {"jobs:read", "jobs:write"}
 
@@ -320,8 +320,8 @@ def test_a_key_of_another_team_does_not_exist(people: People):
     for wrong in ({"prefix": prefix, "teams": ["home"]}, {"prefix": "abcdefgh"}, {"prefix": ""}):
         with pytest.raises(NotFound):
             people.revoke(**wrong, actor="owner")
-    assert people.keys(teams=["home"]) == []
-    assert [key.prefix for key in people.keys(teams=["team-1"])] == [prefix]
+    assert people.api_keys(teams=["home"]) == []
+    assert [key.prefix for key in people.api_keys(teams=["team-1"])] == [prefix]
 
 
 def test_a_key_that_nobody_issued_is_unknown(people: People, database: Database):
@@ -362,7 +362,7 @@ def test_a_thousand_requests_write_a_keys_last_use_once_a_minute(
         clock.advance(130)
 
     assert len(writes) == 2
-    (key,) = people.keys()
+    (key,) = people.api_keys()
     assert key.used_at == start + 999 * 130
 
 
@@ -375,7 +375,7 @@ def test_a_last_use_is_never_set_back(people: People, clock: FakeClock, database
     other.note_uses()
     people.note_uses()
 
-    assert people.keys()[0].used_at == clock.now() + 5000
+    assert people.api_keys()[0].used_at == clock.now() + 5000
 
 
 # The log

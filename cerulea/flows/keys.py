@@ -14,7 +14,7 @@ OWN = "this machine's worker, made at each start"
 
 def admin_key_once(platform: Platform) -> str | None:
     """A key for the owner where there has never been one: its text, which nobody can read again."""
-    if any(key.person == OWNER for key in platform.people.keys()):
+    if any(key.person == OWNER for key in platform.people.api_keys()):
         return None
     return platform.people.create_key(OWNER, team=HOME, name=FIRST, actor=OWNER)[0]
 
@@ -24,7 +24,7 @@ def worker_key(platform: Platform) -> str:
     if not any(person.name == WORKER for person in platform.people.persons()):
         with contextlib.suppress(CeruleaError):  # another process was first
             platform.people.create_person(WORKER, team=HOME, role="service", actor=OWNER)
-    for key in platform.people.keys(person=WORKER):
+    for key in platform.people.api_keys(person=WORKER):
         if key.name == OWN and key.revoked_at is None:
             platform.people.revoke(key.prefix, actor=OWNER)
     return platform.people.create_key(WORKER, team=HOME, name=OWN, actor=OWNER)[0]

@@ -314,7 +314,7 @@ class People:
 
         return self.database.within(tx, work)
 
-    def keys(self, *, teams: Collection[str] | None = None, person: str = "") -> list[ApiKey]:
+    def api_keys(self, *, teams: Collection[str] | None = None, person: str = "") -> list[ApiKey]:
         """All keys that were ever issued, the newest first."""
         self.note_uses()
         with self.database.read() as tx:
