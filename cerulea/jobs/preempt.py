@@ -2,10 +2,11 @@
 
 Rules:   a job gives way to one of its own team with higher priority. To another team's it gives way only while its
          team holds more borrowed slots for its weight than the other would hold with the new job: share after < share
-         before. A team that takes back its own slots holds no borrowed ones; one that borrows must have used less for
-         its weight, too. All slots that are needed come free, or nobody is stopped.
-Kept:    the larger of the two shares falls with every exchange between teams, so no two jobs can preempt one another in
-         turns.
+         before. A team that takes back slots of its own holds no borrowed ones. One that borrows, too, must have used
+         less, must not end up with more than it leaves the other (unless it holds nothing yet), and takes the place of
+         no job in the time that was charged for at its start. All slots that are needed come free, or nobody stops.
+Kept:    the larger of the two shares falls with every exchange between teams, so while nothing else changes no two jobs
+         can preempt one another in turns.
 Not here: which job asks first (`schedule`); how a job stops and saves (`flows.work`).
 """
 
@@ -25,7 +26,7 @@ class Victims:
     def __init__(
         self, running: Sequence[Running], board: Board, standings: Mapping[str, Standing], now: int, policy: Policy
     ) -> None:
-        self.board, self.standings, self.policy = board, standings, policy
+        self.board, self.standings, self.now, self.policy = board, standings, now, policy
         able = [job for job in running if job.preemptible and not job.stopping]
         able.sort(key=lambda job: (job.priority, -job.started_at, job.id))  # the least is lost first
         self.by_team: dict[str, list[Running]] = {name: [] for name in standings}
@@ -118,7 +119,7 @@ class Victims:
                     queues.setdefault(victim.team, deque()).append(victim)
             while room < job.slots:
                 after = asking.borrowed(job.slots - lost.get(job.team, 0))
-                teams = [t for t, queue in queues.items() if queue and self._may(asking, job, after, t, lost)]
+                teams = [t for t, queue in queues.items() if queue and self._may(asking, job, after, queue[0], lost)]
                 if not teams:
                     return
                 most = max(teams, key=lambda team: (self._share(team, lost), team))
@@ -155,13 +156,20 @@ class Victims:
     def _share(self, team: str, lost: Mapping[str, int]) -> float:
         return self.standings[team].borrowed(-lost.get(team, 0))
 
-    def _may(self, asking: Standing, job: Waiting, after: float, team: str, lost: Mapping[str, int]) -> bool:
-        """Whether the asking team, with `after` borrowed slots for its weight, may take from that team."""
-        if after >= self._share(team, lost):
+    def _may(self, asking: Standing, job: Waiting, after: float, victim: Running, lost: Mapping[str, int]) -> bool:
+        """Whether the asking team, with `after` borrowed slots for its weight, may take the place of `victim`."""
+        if after >= self._share(victim.team, lost):
             return False
-        other = self.standings[team]
+        if after == 0:
+            return True
+        other = self.standings[victim.team]
+        left = other.borrowed(-lost.get(victim.team, 0) - _slots([victim]))
         charged = asking.used + job.slots * self.policy.entry_ms
-        return after == 0 or charged / asking.weight < other.used / other.weight
+        return (
+            self.now - victim.started_at >= self.policy.entry_ms
+            and charged / asking.weight < other.used / other.weight
+            and (after <= left or asking.held == 0)
+        )
 
 
 def _slots(jobs: Sequence[Running]) -> int:
