@@ -184,7 +184,13 @@ class Cluster:
 
 
 def random_cluster(
-    jobs: int, *, seed: int, weights: Sequence[int] = (1, 2, 3, 4, 6), workers: int = 8, slots: int = 8, quotas: bool = False
+    jobs: int,
+    *,
+    seed: int,
+    weights: Sequence[int] = (1, 2, 3, 4, 6),
+    workers: int = 8,
+    slots: int = 8,
+    quotas: bool = False,
 ) -> Cluster:
     """A backlog of `jobs` jobs: as much for each team as its weight, mostly small, some of a quarter of the cluster."""
     draw = random.Random(seed)
