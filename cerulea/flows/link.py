@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Protocol
 
 from cerulea.core.errors import LeaseStale, Unreachable
@@ -44,12 +44,11 @@ class Link:
         self.order = assignment.order
         self.report = Report()
         self.lost: LeaseStale | None = None
-        self.spent = False
         self.told = False  # the desk has the ending
         self._entries: list[dict[str, Any]] = []
         self._sent = 0  # entries that the desk has
         self._lock = threading.Lock()
-        self._urgent = threading.Event()
+        self._urgent = False  # report at the next chance
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._talk, name="report", daemon=True)
 
@@ -60,7 +59,6 @@ class Link:
     def stop(self) -> None:
         """Send what is left, and end the thread."""
         self._ended.set()
-        self._urgent.set()
         if self._thread.is_alive():
             self._thread.join(timeout=30)
 
@@ -82,7 +80,7 @@ class Link:
                     checkpoint_tokens=event.card.trained_tokens,
                 )
                 self.note({"event": "checkpoint", "step": event.step, "digest": event.digest})
-                self._urgent.set()
+                self._urgent = True
             case _:
                 pass
 
@@ -92,7 +90,8 @@ class Link:
             return "lost"
         if self.order.desired == "stop":
             return self.order.reason or "stop"
-        return "budget" if self.spent else ""
+        paid, usage = self.order.paid, self.report.usage
+        return "budget" if paid is not None and cost(usage.as_json(), self.order.rates) >= paid else ""
 
     def finish(self, ending: Ending) -> None:
         """Tell the desk the end, for as long as it may take it to come back.
@@ -102,7 +101,7 @@ class Link:
             Unreachable: the desk did not come back; what was trained lies in the run's folder.
         """
         job, token = self.assignment.job, self.assignment.token
-        deadline = monotonic() + LAST_WORD_S
+        deadline, asked_before = monotonic() + LAST_WORD_S, False
         while True:
             try:
                 self._flush()
@@ -112,7 +111,14 @@ class Link:
             except Unreachable:
                 if monotonic() > deadline:
                     raise
-                threading.Event().wait(RETRY_S)
+                asked_before = True
+                sleep(RETRY_S)
+            except LeaseStale:
+                if not asked_before:
+                    raise
+                # The desk took it the first time, and the answer was lost on the way.
+                self.told = True
+                return
 
     # -- the thread ----------------------------------------------------------------------------------
 
@@ -120,23 +126,24 @@ class Link:
         job, token = self.assignment.job, self.assignment.token
         next_beat = 0.0
         while True:
+            ended = self._ended.is_set()
             try:
-                if self._urgent.is_set() or monotonic() >= next_beat:
-                    self._urgent.clear()
+                if self._urgent or ended or monotonic() >= next_beat:
+                    self._urgent = False
                     self.order = self.desk.heartbeat(job, token, self.report)
-                    self._watch_money(self.report.usage)
                     next_beat = monotonic() + self.order.heartbeat_s
                 self._flush()
             except LeaseStale as error:
                 self.lost = error
                 return
             except Unreachable:
-                # The platform is away: the tranche that is paid goes on, and nothing of the record is lost.
-                if not self._ended.wait(RETRY_S):
-                    continue
-            if self._ended.is_set():
+                # The platform is away: what is paid goes on, and nothing of the record is lost.
+                self._urgent = True
+                if not ended:
+                    self._ended.wait(RETRY_S)
+            if ended:
                 return
-            self._urgent.wait(FLUSH_S)
+            self._ended.wait(FLUSH_S)
 
     def _flush(self) -> None:
         with self._lock:
@@ -156,14 +163,11 @@ class Link:
         self.report = dataclasses.replace(self.report, **values)
 
     def _watch_money(self, usage: Usage) -> None:
-        """Ask for more before the paid part ends; stop where it does."""
+        """Ask for more before the paid part ends."""
         order = self.order
-        if order.paid is None:
-            self.spent = False
+        if order.paid is None or not usage.device_ms:
             return
         used = cost(usage.as_json(), order.rates)
-        self.spent = used >= order.paid
-        # Half of what a report's interval has cost so far, on average: near enough to the end to ask at once.
-        pace = used / max(1, usage.device_ms) * 1000
+        pace = 1000 * used / usage.device_ms  # nano-units a second, on average since the job began
         if used + 1.5 * order.heartbeat_s * pace >= order.paid:
-            self._urgent.set()
+            self._urgent = True
