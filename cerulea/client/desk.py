@@ -28,9 +28,14 @@ class RemoteDesk:
             base_url=url, headers={"Authorization": f"Bearer {bearer}"}, timeout=TIMEOUT_S, trust_env=False
         )
 
-    def enlist(self, worker: str, *, name: str, slots: int, device: str, kinds: Sequence[str]) -> None:
-        """A worker is there."""
-        self._post("enlist", {"worker": worker, "name": name, "slots": slots, "device": device, "kinds": list(kinds)})
+    def enlist(self, worker: str, *, name: str, slots: int, device: str, kinds: Sequence[str]) -> list[tuple[str, str]]:
+        """A worker is there; (id, name) of the others."""
+        body = {"worker": worker, "name": name, "slots": slots, "device": device, "kinds": list(kinds)}
+        return [(other["id"], other["name"]) for other in self._post("enlist", body)["others"]]
+
+    def bury(self, worker: str) -> None:
+        """A worker is surely dead, and its jobs' processes with it."""
+        self._post("bury", {"worker": worker})
 
     def leave(self, worker: str) -> None:
         """A worker goes."""

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Protocol
 
@@ -32,7 +33,11 @@ LINES = 500  # of output at a time
 class AgentDesk(Protocol):
     """What an agent needs of the platform."""
 
-    def enlist(self, worker: str, *, name: str, slots: int, device: str, kinds: Sequence[str]) -> None: ...
+    def enlist(
+        self, worker: str, *, name: str, slots: int, device: str, kinds: Sequence[str]
+    ) -> list[tuple[str, str]]: ...
+
+    def bury(self, worker: str) -> None: ...
 
     def leave(self, worker: str) -> None: ...
 
@@ -71,7 +76,7 @@ class Agent:
         self.desk, self.launcher, self.url = desk, launcher, url
         self.slots, self.device, self.threads, self.say = slots, device, threads, say
         self.id = new_id("worker")
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.name = name_here()
         self.running: dict[str, _Running] = {}
         self._enlisted_at = -ENLIST_S
 
@@ -86,7 +91,10 @@ class Agent:
         """Say that we are here, take what is ours, look after what runs. The desk may be away: then nothing is new."""
         try:
             if monotonic() - self._enlisted_at >= ENLIST_S:
-                self.desk.enlist(self.id, name=self.name, slots=self.slots, device=self.device, kinds=KINDS)
+                others = self.desk.enlist(self.id, name=self.name, slots=self.slots, device=self.device, kinds=KINDS)
+                for worker, name in others:
+                    if is_dead(name):
+                        self.desk.bury(worker)
                 self._enlisted_at = monotonic()
             for assignment in self.desk.claim(self.id):
                 if assignment.token not in self.running:
@@ -151,3 +159,19 @@ class Agent:
         if not running.told:
             running.told = True
             running.child.stop()
+
+
+def name_here() -> str:
+    """`host:pid`, by which a worker that starts later on the same machine knows whether this one still lives."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def is_dead(name: str) -> bool:
+    """Whether a worker of this machine has ended, and its jobs with it; False for those elsewhere."""
+    host, _, pid = name.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit() or not Path("/proc/self").exists():
+        return False
+    try:
+        return b"cerulea" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True

@@ -106,9 +106,8 @@ class Conductor:
         for fund, team, _ in waits:
             try:
                 if ledger.available(fund, team) <= 0:
-                    found[fund, team] = (
-                        f"Team {team} has nothing left in fund {fund}. Draw more: cerulea fund draw {fund} {team} AMOUNT"
-                    )
+                    more = f"cerulea fund draw {fund} {team} AMOUNT"
+                    found[fund, team] = f"Team {team} has nothing left in fund {fund}. Draw more: {more}"
             except NotFound as error:
                 found[fund, team] = str(error)
         return found
@@ -123,13 +122,16 @@ class Conductor:
             tx.run(
                 "INSERT INTO lease (name, holder, until_at) VALUES ('conductor', '', 0) ON CONFLICT (name) DO NOTHING"
             )
-            return 1 == tx.run(
-                "UPDATE lease SET holder = :me, until_at = :until "
-                "WHERE name = 'conductor' AND (holder = :me OR until_at < :now OR until_at > :far)",
-                me=self.name,
-                now=now,
-                until=now + LEAD_MS,
-                far=now + 10 * LEAD_MS,  # written by a clock that was ahead
+            return (
+                tx.run(
+                    "UPDATE lease SET holder = :me, until_at = :until "
+                    "WHERE name = 'conductor' AND (holder = :me OR until_at < :now OR until_at > :far)",
+                    me=self.name,
+                    now=now,
+                    until=now + LEAD_MS,
+                    far=now + 10 * LEAD_MS,  # written by a clock that was ahead
+                )
+                == 1
             )
 
         won = self.platform.database.write(work)

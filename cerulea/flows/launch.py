@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from cerulea.core.cores import usable_cores
 from cerulea.compute.launcher import PARENT
+from cerulea.core.cores import usable_cores
 from cerulea.core.errors import Invalid
 
 

@@ -13,11 +13,12 @@ Not here: the worker's side (`flows.perform`), which job runs next (`flows.condu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from cerulea.core.errors import CapReached, FundTooLow, LeaseStale
+from cerulea.core.errors import CapReached, Conflict, FundTooLow, LeaseStale
 from cerulea.core.money import Nanos, Rate, cost, show
 from cerulea.core.values import Usage
 from cerulea.flows.platform import Platform
@@ -92,9 +93,17 @@ class Desk:
         """A worker goes."""
         self.platform.workers.mark(worker, "gone")
 
-    def enlist(self, worker: str, *, name: str, slots: int, device: str, kinds: Sequence[str]) -> None:
-        """A worker is there."""
+    def enlist(self, worker: str, *, name: str, slots: int, device: str, kinds: Sequence[str]) -> list[tuple[str, str]]:
+        """A worker is there; (id, name) of the others."""
         self.platform.workers.enlist(worker, name=name, slots=slots, device=device, kinds=kinds)
+        return self.platform.workers.beside(worker)
+
+    def bury(self, worker: str) -> None:
+        """A worker is surely dead, and its jobs' processes with it: they need not wait for their leases to run out."""
+        self.platform.workers.mark(worker, "gone")
+        for job in self.platform.queue.of_worker(worker):
+            with contextlib.suppress(Conflict):  # somebody else was first
+                self.lose(job, f"Worker {worker} is dead.")
 
     def claim(self, worker: str) -> list[Assignment]:
         """What the worker was given and has not begun."""

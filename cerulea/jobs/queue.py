@@ -4,50 +4,34 @@ In:      what people ask for (NewJob), what the scheduler decided, what workers 
 Out:     Jobs; every change of state with its event, in one transaction.
 Kept:    one owner per lease. Each placing makes a new token; whoever comes with an older one is refused
          (LeaseStale) and nothing of it is taken. A state changes only along `job.EDGES`.
-Not here: the workers (`workers`), who runs next (`schedule`), metrics (`journal`), money (`flows.work` moves it in
-         the same transaction).
+Not here: what is only read (`reads`), the workers (`workers`), who runs next (`schedule`), metrics (`journal`),
+         money (`flows.work` moves it in the same transaction).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
 from typing import Any
 
 from cerulea.core.clock import Clock, new_id
-from cerulea.core.errors import EdgeRefused, KeyReused, LeaseStale, NotFound
+from cerulea.core.errors import EdgeRefused, KeyReused, LeaseStale
 from cerulea.core.values import Usage
 from cerulea.jobs.job import ENDED, HELD, Job, NewJob, Status, check_edge, job_of
+from cerulea.jobs.reads import JobReads
 from cerulea.store.database import Database, Tx
 
 LEASE_MS = 20_000  # a worker that says nothing for this long is suspected
-_HELD = "('STARTING', 'RUNNING', 'STOPPING')"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Event:
-    """One change of a job's state, as it was written."""
-
-    seq: int
-    job: str
-    attempt: int
-    before: str
-    after: str
-    reason: str
-    detail: str
-    actor: str
-    at: int
-
-
-class Queue:
+class Queue(JobReads):
     """Jobs in the database."""
 
     def __init__(self, database: Database, clock: Clock, *, lease_ms: int = LEASE_MS) -> None:
-        self.database, self.clock, self.lease_ms = database, clock, lease_ms
+        super().__init__(database, clock)
+        self.lease_ms = lease_ms
 
     # -- asking ------------------------------------------------------------------------------------
 
@@ -82,73 +66,6 @@ class Queue:
             return self.get(job, tx=tx)
 
         return self.database.within(tx, work)
-
-    def get(self, job: str, *, teams: Sequence[str] | None = None, tx: Tx | None = None) -> Job:
-        """One job.
-
-        Args:
-            teams: those that the caller may see; a job of another one is not found.
-
-        Raises:
-            NotFound: no such job; names the nearest.
-        """
-        if tx is None:
-            with self.database.read() as tx:
-                return self.get(job, teams=teams, tx=tx)
-        row = tx.one("SELECT * FROM job WHERE id = :id", id=job)
-        if row is None or (teams is not None and row.team not in teams):
-            recent = [r.id for r in tx.all("SELECT id, team FROM job ORDER BY seq DESC LIMIT 200") if _seen(r, teams)]
-            near = difflib.get_close_matches(job, recent, n=1, cutoff=0.5)
-            raise NotFound(
-                f"There is no job {job!r}.",
-                why=f"The nearest is {near[0]}." if near else "",
-                fix="See what there is: cerulea ps",
-            )
-        return job_of(row)
-
-    def newest(
-        self,
-        *,
-        teams: Sequence[str] | None = None,
-        statuses: Sequence[str] = (),
-        limit: int = 50,
-        before_seq: int | None = None,
-    ) -> list[Job]:
-        """Jobs, newest first."""
-        if teams is not None and not teams:
-            return []
-        wheres, values = ["1 = 1"], {"limit": limit}
-        for name, wanted in (("team", teams or ()), ("status", statuses)):
-            if wanted:
-                marks = [f"{name}_{chr(97 + i)}" for i in range(len(wanted))]
-                wheres.append(f"{name} IN ({', '.join(':' + mark for mark in marks)})")
-                values.update(zip(marks, wanted, strict=True))  # type: ignore[arg-type]
-        if before_seq is not None:
-            wheres.append("seq < :before_seq")
-            values["before_seq"] = before_seq
-        with self.database.read() as tx:
-            rows = tx.all(f"SELECT * FROM job WHERE {' AND '.join(wheres)} ORDER BY seq DESC LIMIT :limit", **values)
-        return [job_of(row) for row in rows]
-
-    def of_run(self, run: str) -> Job | None:
-        """The newest job that trained a run."""
-        with self.database.read() as tx:
-            row = tx.one("SELECT * FROM job WHERE run = :run ORDER BY seq DESC LIMIT 1", run=run)
-        return None if row is None else job_of(row)
-
-    def events(self, job: str, *, after: int = 0) -> list[Event]:
-        """What happened to a job, oldest first."""
-        with self.database.read() as tx:
-            rows = tx.all(
-                "SELECT * FROM job_event WHERE job = :job AND seq > :after ORDER BY seq", job=job, after=after
-            )
-        return [Event(**row._mapping) for row in rows]
-
-    def attempts(self, job: str) -> list[dict[str, Any]]:
-        """Each try: where, when, how it ended, what it cost."""
-        with self.database.read() as tx:
-            rows = tx.all("SELECT * FROM job_attempt WHERE job = :job ORDER BY attempt", job=job)
-        return [dict(row._mapping) for row in rows]
 
     # -- the conductor -----------------------------------------------------------------------------
 
@@ -294,29 +211,7 @@ class Queue:
 
         return self.database.within(tx, work)
 
-    def overdue(self) -> list[Job]:
-        """Jobs whose lease ran out."""
-        with self.database.read() as tx:
-            rows = tx.all(
-                f"SELECT * FROM job WHERE status IN {_HELD} AND lease_expires_at < :now", now=self.clock.now()
-            )
-        return [job_of(row) for row in rows]
-
     # -- the worker --------------------------------------------------------------------------------
-
-    def assigned(self, worker: str) -> list[Job]:
-        """What a worker was given and has not begun yet."""
-        with self.database.read() as tx:
-            rows = tx.all(
-                "SELECT * FROM job WHERE worker = :worker AND status = 'STARTING' ORDER BY seq", worker=worker
-            )
-        return [job_of(row) for row in rows]
-
-    def held_by(self, token: str) -> Job | None:
-        """The job that a token owns now, or None."""
-        with self.database.read() as tx:
-            row = tx.one(f"SELECT * FROM job WHERE token = :token AND status IN {_HELD}", token=token)
-        return None if row is None else job_of(row)
 
     def owned(self, tx: Tx, job: str, token: str) -> Job:
         """The job, locked for this transaction, if the token owns it.
@@ -457,10 +352,6 @@ def _column(value: Any) -> Any:
     if isinstance(value, Usage):
         return json.dumps(value.as_json())
     return json.dumps(value) if isinstance(value, dict) else str(value) if isinstance(value, Status) else value
-
-
-def _seen(row: Any, teams: Sequence[str] | None) -> bool:
-    return teams is None or row.team in teams
 
 
 def _digest(*parts: str) -> str:

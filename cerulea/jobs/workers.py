@@ -61,6 +61,12 @@ class Workers:
             )
         return [dict(row._mapping) for row in rows]
 
+    def beside(self, worker: str) -> list[tuple[str, str]]:
+        """(id, name) of the workers that are not gone, but this one."""
+        with self.database.read() as tx:
+            rows = tx.all("SELECT id, name FROM worker WHERE status <> 'gone' AND id <> :id", id=worker)
+        return [(row.id, row.name) for row in rows]
+
     def sweep(self) -> list[str]:
         """Mark those gone that fell silent; returns them. Their jobs come back when their leases run out."""
 
