@@ -7,12 +7,13 @@ PIP := $(BIN)/pip --disable-pip-version-check --no-input --quiet
 DATA ?=
 BENCH_DATA ?=
 
-.PHONY: help quickstart test check docs bench clean
+.PHONY: help quickstart up test check docs bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart              train a small model of Python on this machine, and let it write"
 	@echo "make quickstart DATA=path    the same on your own text: a file, a folder or a quoted glob"
+	@echo "make up                      start the platform: API, conductor and a worker"
 	@echo "make test                    format, lint, types, import contracts, all tests (make check is the same)"
 	@echo "make docs                    write the generated pages of docs/ anew"
 	@echo "make bench                   the benchmarks, one after the other; BENCH_DATA=folder adds those on given texts"
@@ -22,6 +23,9 @@ quickstart: .venv/.runtime
 	$(BIN)/cerulea sample brook --prompt 'def ' --n 3 --max-tokens 60
 	@echo
 	@echo "Next:  $(BIN)/cerulea sample brook --prompt 'class Queue:' --max-tokens 200"
+
+up: .venv/.runtime
+	$(BIN)/cerulea up
 
 test: .venv/.dev
 	@echo "== format";           $(BIN)/ruff format --check .
@@ -39,6 +43,9 @@ docs: .venv/.runtime
 bench: .venv/.dev
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/packing.py --checkpoints
+	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/schedule.py
+	$(BIN)/python benchmarks/overhead.py
 	$(if $(BENCH_DATA),$(BIN)/python benchmarks/time_to_loss.py '$(BENCH_DATA)/tinyshakespeare.txt' --peer)
 	$(if $(BENCH_DATA),$(BIN)/python benchmarks/time_to_loss.py '$(BENCH_DATA)/tinyshakespeare.txt')
 	$(if $(BENCH_DATA),$(BIN)/python benchmarks/packing.py --books '$(BENCH_DATA)/books-train.jsonl.xz' --gpt2 '$(BENCH_DATA)/gpt2-bpe')

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from time import monotonic, sleep
+from time import monotonic, sleep, time_ns
 from typing import Any, Protocol
 
 from cerulea.core.errors import LeaseStale, Unreachable
@@ -156,7 +156,7 @@ class Link:
     def note(self, entry: dict[str, Any]) -> None:
         """Keep one entry for the job's record."""
         with self._lock:
-            self._entries.append(entry)
+            self._entries.append({"at": time_ns() // 1_000_000, **entry})
 
     def update(self, **values: Any) -> None:
         """Change what the next report says."""
