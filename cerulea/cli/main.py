@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
@@ -18,6 +19,9 @@ from cerulea import __version__
 from cerulea.cli.lines import put
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
 from cerulea.core.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from cerulea.flows.platform import Platform
 
 BEGAN = time.monotonic()  # of the command: `elapsed_s` counts from here
 
@@ -34,7 +38,9 @@ Home = Annotated[
     Path | None, Option("--home", help="Folder of runs and models; CERULEA_HOME or ~/.cerulea by default.")
 ]
 Json = Annotated[bool, Option("--json", help="One JSON object per line on standard output, nothing else there.")]
-ModelName = Annotated[str, Argument(metavar="MODEL", help="A name (brook), a version (brook@3) or a folder.")]
+ModelName = Annotated[
+    str, Argument(metavar="MODEL", help="A name (brook), a version (brook@3), an alias (brook:prod) or a folder.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -55,6 +61,13 @@ def main(
 def settings_of(context: typer.Context, home: Path | None) -> Settings:
     """Settings from the environment and --home, given before or after the command."""
     return read_settings(home=home or context.obj)
+
+
+def platform_of(context: typer.Context, home: Path | None) -> AbstractContextManager[Platform]:
+    """The platform in CERULEA_HOME, opened for one command."""
+    from cerulea.flows.platform import open_platform
+
+    return open_platform(settings_of(context, home))
 
 
 @app.command()
@@ -117,14 +130,15 @@ def evaluate(
     from cerulea.cli.view import show_score, show_tasks
     from cerulea.flows.show import evaluate_files, evaluate_suite
 
-    settings = settings_of(context, home)
     if suite:
-        tasks = evaluate_suite(settings, model, suite, data or [], limit=limit, stride=stride)
+        with platform_of(context, home) as platform:
+            tasks = evaluate_suite(platform, model, suite, data or [], limit=limit, stride=stride)
         put({"model": model, "suite": suite, "tasks": tasks}) if as_json else show_tasks(suite, tasks)
         return
     if not data:
         raise Invalid("Nothing to score.", fix="Name files (--data FILE) or a suite (--suite hellaswag --data FILE).")
-    score = evaluate_files(settings, model, data, field=field, stride=stride)
+    with platform_of(context, home) as platform:
+        score = evaluate_files(platform, model, data, field=field, stride=stride)
     values = {
         "model": model,
         "loss": score.loss,
@@ -155,10 +169,11 @@ def sample(
     from cerulea.flows.show import sample as write
     from cerulea.nn.generate import Sampling
 
-    settings = settings_of(context, home)
     text = sys.stdin.read() if prompt == "-" else prompt
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    for i, written in enumerate(write(settings, model, text, sampling, n)):
+    with platform_of(context, home) as platform:
+        texts = write(platform, model, text, sampling, n)
+    for i, written in enumerate(texts):
         if as_json:
             put(
                 {
@@ -185,7 +200,8 @@ def import_(
     """Read a Hugging Face folder and keep it as a model."""
     from cerulea.flows.models import import_model
 
-    model = import_model(settings_of(context, home), folder, name)
+    with platform_of(context, home) as platform:
+        model = import_model(platform, folder, name)
     card = model.card()
     values = {"model": model.name, "version": model.version, "parameters": card["parameters"], "family": card["preset"]}
     put(values) if as_json else print(f"{model.label}: {card['parameters']:,} parameters, {card['preset']}")
@@ -203,24 +219,83 @@ def export(
     """Write a model to a folder that transformers (hf) or another Cerulea can load."""
     from cerulea.flows.models import export_model
 
-    family = export_model(settings_of(context, home), model, folder, format_)
+    with platform_of(context, home) as platform:
+        family = export_model(platform, model, folder, format_)
     put({"model": model, "folder": str(folder), "family": family}) if as_json else print(
         f"{folder}: {model} as {family}"
     )
 
 
 @app.command()
-def models(context: typer.Context, home: Home = None, as_json: Json = False) -> None:
+def models(
+    context: typer.Context,
+    retired: Annotated[bool, Option("--retired", help="Retired versions too.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """List your models."""
     from cerulea.cli.view import show_models
-    from cerulea.flows.models import list_models
+    from cerulea.flows.model_folders import list_models
 
-    found = list_models(settings_of(context, home))
+    with platform_of(context, home) as platform:
+        found = list_models(platform, retired=retired)
     if as_json:
         for model in found:
-            put({"model": model.name, "version": model.version, "folder": str(model.folder), **model.card()})
+            put(
+                {
+                    "model": model.name,
+                    "version": model.version,
+                    "folder": str(model.folder),
+                    "aliases": model.aliases,
+                    "retired": model.retired,
+                    **model.card(),
+                }
+            )
     else:
         show_models(found)
+
+
+@app.command()
+def alias(
+    context: typer.Context,
+    model: Annotated[str, Argument(metavar="MODEL", help="A version (brook@3), or a name for its newest version.")],
+    alias: Annotated[
+        str, Argument(metavar="ALIAS", help="The alias, such as prod: brook:prod then names the version.")
+    ],
+    remove: Annotated[bool, Option("--remove", help="Let the alias name nothing.")] = False,
+    history: Annotated[bool, Option("--history", help="Show every move of the alias, and move nothing.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Give a version of a model an alias, or show when it had which."""
+    from cerulea.cli.view import show_moves
+    from cerulea.flows.curate import remove_alias, set_alias
+
+    with platform_of(context, home) as platform:
+        if history:
+            moves = platform.registry.alias_history(model, alias)
+        elif remove:
+            moves = [remove_alias(platform, platform.people.caller(), model, alias)]
+        else:
+            moves = [set_alias(platform, platform.people.caller(), model, alias)]
+    show_moves(moves, as_json)
+
+
+@app.command()
+def retire(
+    context: typer.Context,
+    model: Annotated[str, Argument(metavar="MODEL", help="One version: brook@3.")],
+    undo: Annotated[bool, Option("--undo", help="Bring it back.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Let a version of a model be used no more; its files stay."""
+    from cerulea.flows.curate import retire as withdraw
+
+    with platform_of(context, home) as platform:
+        version = withdraw(platform, platform.people.caller(), model, undo=undo)
+    values = {"model": version.model, "version": version.version, "retired": not undo}
+    put(values) if as_json else print(f"{version.label}: {'back in use' if undo else 'retired'}")
 
 
 @app.command()
@@ -234,7 +309,8 @@ def show(
     from cerulea.cli.view import show_known
     from cerulea.flows.show import show as look
 
-    known = look(settings_of(context, home), model)
+    with platform_of(context, home) as platform:
+        known = look(platform, model)
     put(known) if as_json else show_known(known)
 
 
@@ -249,7 +325,8 @@ def tensorboard(
     """Write a run's metrics as TensorBoard event files."""
     from cerulea.flows.show import export_tensorboard
 
-    points = export_tensorboard(settings_of(context, home), run, folder, lambda text: None if as_json else print(text))
+    with platform_of(context, home) as platform:
+        points = export_tensorboard(platform, run, folder, lambda text: None if as_json else print(text))
     if as_json:
         put({"run": run, "folder": str(folder), "points": points})
 

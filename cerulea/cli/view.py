@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cerulea.cli.lines import put
+from cerulea.core.clock import iso
 from cerulea.core.values import Checkpoint, Evaluation, Progress
 
 if TYPE_CHECKING:
-    from cerulea.flows.models import Model
+    from cerulea.flows.model_folders import Model
     from cerulea.flows.train import Done, Event, Started
+    from cerulea.registry import AliasMove
 
 LINE_S = 5.0  # seconds between plain progress lines
 BARS = "▁▂▃▄▅▆▇█"
@@ -313,13 +316,14 @@ def show_models(found: list[Model]) -> None:
         print(f"No models yet. Train one: {command()} train recipes/quickstart.toml")
         return
     table = Table()
-    for column in ("model", "preset", "parameters", "context", "bits per byte", "trained tokens"):
-        table.add_column(column, justify="left" if column in ("model", "preset") else "right")
+    for column in ("model", "aliases", "preset", "parameters", "context", "bits per byte", "trained tokens"):
+        table.add_column(column, justify="left" if column in ("model", "aliases", "preset") else "right")
     for model in found:
         card = model.card()
         bits = card.get("bits_per_byte")
         table.add_row(
             model.label,
+            "retired" if model.retired else " ".join(model.aliases),
             str(card.get("preset", "")),
             f"{card.get('parameters', 0):,}",
             f"{card.get('context', 0):,}",
@@ -327,6 +331,16 @@ def show_models(found: list[Model]) -> None:
             f"{card.get('trained_tokens', 0):,}",
         )
     Console().print(table)
+
+
+def show_moves(moves: Sequence[AliasMove], as_json: bool) -> None:
+    """Moves of aliases, one a line."""
+    for move in moves:
+        if as_json:
+            put({**asdict(move), "at": iso(move.at)})
+            continue
+        before, after = (f"{move.model}@{n}" if n else "nothing" for n in (move.before, move.after))
+        print(f"{iso(move.at)}  {move.model}:{move.alias}  {before} -> {after}  by {move.actor}")
 
 
 def show_known(known: dict[str, Any], depth: int = 0) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from cerulea.core.clock import Clock, SystemClock
 from cerulea.core.settings import Settings
+from cerulea.flows.model_folders import adopt_models
 from cerulea.jobs.journal import Journal
 from cerulea.jobs.queue import Queue
 from cerulea.jobs.workers import Workers
@@ -74,6 +75,7 @@ def open_platform(settings: Settings, clock: Clock | None = None) -> Iterator[Pl
             Journal(telemetry),
         )
         _furnish(platform)
+        adopt_models(platform, team=HOME, actor="owner")
         yield platform
     finally:
         if telemetry is not database:

@@ -1,6 +1,6 @@
 """Read-only answers: what a model or run is, what a model writes, how a text scores.
 
-Not here: training (`flows.train`), names (`flows.models`).
+Not here: training (`flows.train`), names (`flows.model_folders`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cerulea.core.clock import iso
 from cerulea.core.errors import Failed, Invalid, NotFound
 from cerulea.core.files import read_json
-from cerulea.core.settings import Settings
-from cerulea.flows.models import find_model, list_models, open_model
+from cerulea.flows.model_folders import Model, find_model
+from cerulea.flows.models import open_model
+from cerulea.flows.platform import Platform
 from cerulea.flows.runs import find_run, loss_curve
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.generate import Sampling, generate
@@ -33,46 +35,45 @@ class Written:
     prompt_tokens: int  # end-of-text in front included
 
 
-def _ready(settings: Settings, label: str) -> tuple[Decoder, Tokenizer]:
+def _ready(platform: Platform, label: str) -> tuple[Decoder, Tokenizer]:
     """A model on the device that the settings choose, and its tokenizer."""
-    set_threads(settings.threads)
-    decoder, tokenizer = open_model(find_model(settings, label))
-    return decoder.to(pick_device(settings.device)), tokenizer
+    set_threads(platform.settings.threads)
+    decoder, tokenizer = open_model(find_model(platform, label))
+    return decoder.to(pick_device(platform.settings.device)), tokenizer
 
 
-def sample(settings: Settings, label: str, prompt: str, sampling: Sampling, rows: int) -> list[Written]:
+def sample(platform: Platform, label: str, prompt: str, sampling: Sampling, rows: int) -> list[Written]:
     """Continue `prompt` in `rows` ways with a model."""
     if rows < 1:
         raise Invalid(f"--n is {rows}.", fix="Ask for at least one text.")
-    decoder, tokenizer = _ready(settings, label)
+    decoder, tokenizer = _ready(platform, label)
     ids = [tokenizer.begin_of_text, *tokenizer.encode_prompt(prompt)]
     written = generate(decoder, ids, sampling, stop=tokenizer.end_of_text, rows=rows)
     return [Written(text=tokenizer.decode(row), token_ids=row, prompt_tokens=len(ids)) for row in written]
 
 
-def evaluate_files(settings: Settings, label: str, files: list[str], *, field: str, stride: int | None) -> Score:
+def evaluate_files(platform: Platform, label: str, files: list[str], *, field: str, stride: int | None) -> Score:
     """Score some files with a sliding window of the model's context."""
-    decoder, tokenizer = _ready(settings, label)
+    decoder, tokenizer = _ready(platform, label)
     scores = [score_file(decoder, tokenizer, Path(name).expanduser(), field=field, stride=stride) for name in files]
     return sum(scores[1:], scores[0])
 
 
 def evaluate_suite(
-    settings: Settings, label: str, suite: str, data: list[str], *, limit: int | None, stride: int | None
+    platform: Platform, label: str, suite: str, data: list[str], *, limit: int | None, stride: int | None
 ) -> dict[str, dict[str, Any]]:
     """Run a suite; `data` are NAME=PATH entries or folders."""
-    decoder, tokenizer = _ready(settings, label)
+    decoder, tokenizer = _ready(platform, label)
     return run_suite(suite, decoder, tokenizer, data, limit=limit, stride=stride)
 
 
-def show(settings: Settings, label: str) -> dict[str, Any]:
+def show(platform: Platform, label: str) -> dict[str, Any]:
     """All that is known of a model or a run: its card or record, and how it went."""
     try:
-        folder = find_run(settings, label)
+        folder = find_run(platform.settings, label)
         return {"kind": "run", "folder": str(folder), **_run(folder)}
     except NotFound:
-        model = find_model(settings, label)
-    card = model.card()
+        model = find_model(platform, label)
     config = {
         k: v
         for k, v in read_json(model.folder / "config.json").items()
@@ -82,13 +83,41 @@ def show(settings: Settings, label: str) -> dict[str, Any]:
         "kind": "model",
         "model": model.label,
         "folder": str(model.folder),
-        "card": card,
+        **_origin(platform, model),
+        "card": model.card(),
         "config": config,
     }
-    run = card.get("extra", {}).get("run")
-    if run and (settings.runs / run / "run.json").exists():
-        known["run"] = _run(settings.runs / run)
+    run = _run_of(model)
+    if run and (platform.settings.runs / run / "run.json").exists():
+        known["run"] = _run(platform.settings.runs / run)
     return known
+
+
+def _origin(platform: Platform, model: Model) -> dict[str, Any]:
+    """What the registry knows of a version: whose it is, its aliases, where it came from and what came from it."""
+    if model.registered is None:
+        return {}
+    version = model.registered
+    line = platform.registry.lineage(version)
+    aliases = platform.registry.aliases(version.model)
+    return {
+        "team": version.team,
+        "digest": version.digest,
+        "registered": iso(version.created_at),
+        "by": version.actor,
+        "aliases": [alias for alias, number in aliases.items() if number == version.version],
+        "corpus": version.corpus,
+        "job": version.job,
+        "parents": [parent.label for parent in line.parents],
+        "children": [child.label for child in line.children],
+    }
+
+
+def _run_of(model: Model) -> str:
+    """The run that made a model, or nothing."""
+    if model.registered and model.registered.run:
+        return model.registered.run
+    return str(model.card().get("extra", {}).get("run") or "")
 
 
 def _run(folder: Path) -> dict[str, Any]:
@@ -101,23 +130,25 @@ def _run(folder: Path) -> dict[str, Any]:
     return {**read_json(folder / "run.json"), "steps_done": curve[-1][0] if curve else 0, "evaluations": evaluations}
 
 
-def _source_of(settings: Settings, name: str) -> Path:
+def _source_of(platform: Platform, name: str) -> Path:
     """The folder of a run, or of the run that made a model."""
     try:
-        return find_run(settings, name)
-    except NotFound:
-        if name not in {m.name for m in list_models(settings)} and "@" not in name:
-            raise
-    return find_run(settings, str(find_model(settings, name).card().get("extra", {}).get("run", name)))
+        return find_run(platform.settings, name)
+    except NotFound as unknown:
+        try:
+            model = find_model(platform, name)
+        except NotFound:
+            raise unknown from None
+    return find_run(platform.settings, _run_of(model) or name)
 
 
-def export_tensorboard(settings: Settings, run: str, folder: Path, say: Callable[[str], None]) -> int:
+def export_tensorboard(platform: Platform, run: str, folder: Path, say: Callable[[str], None]) -> int:
     """Write a run's metrics as TensorBoard event files; returns the number of points."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise Failed("tensorboardX is not installed.", fix="pip install tensorboardX") from error
-    source = _source_of(settings, run)
+    source = _source_of(platform, run)
     points = 0
     names = {
         "progress": ("loss", "learning_rate", "gradient_norm", "tokens_per_s", "flops_utilization"),

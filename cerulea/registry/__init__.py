@@ -11,6 +11,7 @@ Not here: the files (`store.blobs`), folders of models (`flows.models`), who may
 from __future__ import annotations
 
 from cerulea.registry.register import Registry
+from cerulea.registry.rows import read_exact
 from cerulea.registry.version import (
     AliasMove,
     Lineage,
@@ -34,4 +35,5 @@ __all__ = [
     "check_name",
     "checked_manifest",
     "manifest_digest",
+    "read_exact",
 ]

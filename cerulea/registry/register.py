@@ -268,6 +268,7 @@ class Registry:
         with self.database.read() as tx:
             models = tx.all(
                 "SELECT m.name, m.team, m.updated_at, count(*) AS versions,"
+                " max(v.version) AS last,"
                 " coalesce(max(CASE WHEN v.retired_at IS NULL THEN v.version END), 0) AS newest"
                 " FROM model m JOIN model_version v ON v.model = m.name"
                 " GROUP BY m.name, m.team, m.updated_at ORDER BY m.name"
@@ -280,6 +281,7 @@ class Registry:
                 model=row.name,
                 team=row.team,
                 newest=row.newest,
+                last=row.last,
                 versions=row.versions,
                 aliases=aliases.get(row.name, {}),
                 updated_at=row.updated_at,
@@ -287,6 +289,17 @@ class Registry:
             for row in models
             if seen(row.team, teams)
         ]
+
+    def aliases(self, model: str, *, teams: Teams = None) -> dict[str, int]:
+        """The aliases of a model and the versions that they name now.
+
+        Raises:
+            NotFound: no such model.
+        """
+        with self.database.read() as tx:
+            require_model(tx, model, teams)
+            rows = tx.all("SELECT alias, version FROM alias WHERE model = :model ORDER BY alias", model=model)
+        return {row.alias: row.version for row in rows}
 
     def versions(self, model: str | None = None, *, teams: Teams = None, retired: bool = True) -> list[Version]:
         """Every version of a model, or of all models, by name and number.

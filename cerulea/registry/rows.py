@@ -83,11 +83,20 @@ def one_version(tx: Tx, model: str, version: int) -> Version:
 
 
 def exact_label(tx: Tx, label: str) -> str:
-    """A label of one version, as it is written."""
+    """The label of one version that exists, as it is written. Raises NotFound."""
+    return one_version(tx, *read_exact(label)).label
+
+
+def read_exact(label: str) -> tuple[str, int]:
+    """Name and number of `brook@3`.
+
+    Raises:
+        NotFound: the label leaves open which version it means, or is none.
+    """
     parts = _LABEL.fullmatch(label)
     if parts is None or parts.group(2) is None:
-        raise NotFound(f"{label[:120]!r} names no version.", fix="Write the parent like brook@3.")
-    return one_version(tx, parts.group(1), int(parts.group(2))).label
+        raise NotFound(f"{label[:120]!r} names no version.", fix="Write one version, like brook@3.")
+    return parts.group(1), int(parts.group(2))
 
 
 def last_move(tx: Tx, model: str, alias: str, at: int | None) -> AliasMove | None:

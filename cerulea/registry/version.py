@@ -45,12 +45,13 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """A model in a list: its newest version that is not retired (or 0), how many there are, its aliases."""
+    """A model in a list."""
 
     model: str
     team: str
-    newest: int
-    versions: int
+    newest: int  # version that is not retired, or 0
+    last: int  # version, retired or not
+    versions: int  # how many
     aliases: dict[str, int]
     updated_at: int
 
