@@ -117,15 +117,16 @@ def ceiling(tx: Tx, code: str, amount: int, at: int) -> int:
     top = min(account.dr_posted + account.dr_pending + amount, LIMIT) if cap is None else int(cap)
     if account.cr_posted < top:
         # The key says from where to where: of two that fill at once only one does.
-        entries.pay(
-            tx,
-            POOL,
-            code,
-            top - account.cr_posted,
+        more = top - account.cr_posted
+        payment = entries.Payment(
+            debit=POOL,
+            credit=code,
+            amount=more,
             key=f"ledger:fill:{code}:{account.cr_posted}:{top}",
-            asked=entries.terms("fill", debit=POOL, credit=code, amount=top - account.cr_posted),
+            asked=entries.terms("fill", debit=POOL, credit=code, amount=more),
             at=at,
         )
+        entries.pay(tx, payment)
     return top
 
 

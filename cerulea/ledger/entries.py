@@ -67,6 +67,8 @@ _ROW = (
     ":key, 'single', NULL, NULL, {debit}, {credit}, CAST(:amount AS BIGINT), NULL, :asked, :reason, :job, :request, "
     ":actor, :detail, CAST(:at AS BIGINT)"
 )
+_RECEIVE = "UPDATE account SET cr_posted = cr_posted + counted * :amount WHERE code = :credit RETURNING id"
+_PAID = f"INSERT INTO transfer ({COLUMNS}) VALUES ({_ROW.format(debit=':payer', credit=':payee')}) RETURNING seq"
 _PAY_AT_ONCE = (
     f"WITH d AS ({_PAY}), "
     "c AS (UPDATE account SET cr_posted = cr_posted + account.counted * :amount FROM d WHERE account.code = :credit "
@@ -75,82 +77,83 @@ _PAY_AT_ONCE = (
 )
 
 
-def pay(
-    tx: Tx,
-    debit: str,
-    credit: str,
-    amount: int,
-    *,
-    key: str,
-    asked: str,
-    at: int,
-    actor: str = "",
-    reason: str = "",
-    job: str | None = None,
-    anyway: bool = False,
-) -> Transfer | None:
-    """Move money at once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payment:
+    """Money that is to move at once."""
 
-    Args:
-        asked: what the caller asked for (`terms`), with which a repeat of `key` is compared.
-        anyway: also out of and into a closed account.
+    debit: str  # code of the account that pays
+    credit: str
+    amount: int
+    key: str
+    asked: str  # what the caller asked for (`terms`), with which a repeat of the key is compared
+    at: int
+    actor: str = ""
+    reason: str = ""
+    job: str | None = None
+    anyway: bool = False  # also out of and into a closed account
+
+    def values(self) -> dict[str, Any]:
+        """Parameters of its statements."""
+        return {
+            "debit": self.debit,
+            "credit": self.credit,
+            "amount": self.amount,
+            "room": LIMIT - self.amount,
+            "anyway": int(self.anyway),
+            "key": self.key,
+            "asked": self.asked,
+            "reason": self.reason,
+            "job": self.job,
+            "request": None,
+            "actor": self.actor,
+            "detail": "",
+            "at": self.at,
+        }
+
+    def transfer(self, seq: int) -> Transfer:
+        """The row that it became."""
+        return Transfer(
+            seq=seq,
+            key=self.key,
+            kind="single",
+            debit=self.debit,
+            credit=self.credit,
+            amount=Nanos(self.amount),
+            at=self.at,
+            job=self.job,
+            actor=self.actor,
+            reason=self.reason,
+        )
+
+
+def statement(payment: Payment) -> tuple[str, dict[str, Any]]:
+    """PostgreSQL's one statement that makes a payment; it returns no row where a guard said no."""
+    return _PAY_AT_ONCE, payment.values()
+
+
+def pay(tx: Tx, payment: Payment) -> Transfer | None:
+    """Move money at once.
 
     Returns:
         The transfer, or None where nothing was moved: the key is taken, `debit` does not cover it, or one of the two
         accounts is closed or missing.
     """
-    values = {
-        "debit": debit,
-        "credit": credit,
-        "amount": amount,
-        "room": LIMIT - amount,
-        "anyway": int(anyway),
-        "key": key,
-        "asked": asked,
-        "reason": reason,
-        "job": job,
-        "request": None,
-        "actor": actor,
-        "detail": "",
-        "at": at,
-    }
+    values = payment.values()
     if tx.dialect == "postgresql":
-        if debit > credit:  # Rows are locked in the order of their codes, so that nobody waits in a circle.
+        if payment.debit > payment.credit:  # Rows are locked in the order of their codes: nobody waits in a circle.
             tx.all(
                 "SELECT id FROM account WHERE code IN (:debit, :credit) ORDER BY code FOR NO KEY UPDATE",
-                debit=debit,
-                credit=credit,
+                debit=payment.debit,
+                credit=payment.credit,
             )
         seq = tx.value(_PAY_AT_ONCE, **values)
     else:
         payer = tx.value(_PAY, **values)
         if payer is None:
             return None
-        payee = tx.value(
-            "UPDATE account SET cr_posted = cr_posted + counted * :amount WHERE code = :credit RETURNING id",
-            amount=amount,
-            credit=credit,
-        )
-        seq = tx.value(
-            f"INSERT INTO transfer ({COLUMNS}) VALUES ({_ROW.format(debit=':payer', credit=':payee')}) RETURNING seq",
-            payer=payer,
-            payee=payee,
-            **values,
-        )
-    if seq is None:
-        return None
-    return Transfer(
-        seq=seq,
-        key=key,
-        kind="single",
-        debit=debit,
-        credit=credit,
-        amount=Nanos(amount),
-        at=at,
-        job=job,
-        actor=actor,
-        reason=reason,
-    )
+        payee = tx.value(_RECEIVE, amount=payment.amount, credit=payment.credit)
+        seq = tx.value(_PAID, payer=payer, payee=payee, **values)
+    return None if seq is None else payment.transfer(seq)
 
 
 _INSERT = f"INSERT INTO transfer ({COLUMNS}) VALUES ({', '.join(':' + name for name in COLUMNS.split(', '))})"

@@ -15,7 +15,7 @@ from cerulea.core.errors import Conflict, FundTooLow, KeyReused, MoneyInvalid, N
 from cerulea.core.money import LIMIT, Nanos, show
 from cerulea.ledger import accounts, entries, holds
 from cerulea.ledger.accounts import Account
-from cerulea.ledger.entries import Transfer
+from cerulea.ledger.entries import Payment, Transfer
 from cerulea.store.database import Tx
 
 TRIES = 20  # of a movement whose refusal was out of date when its reason was looked up
@@ -52,7 +52,8 @@ def grant(
         )
     source = f"sponsor:{accounts.check_name('sponsor', sponsor)}"
     accounts.open_account(tx, source, "sponsor", at=at, limited=False, counted=False)
-    moved = _pay(tx, source, account.code, amount, key=key, asked=asked, at=at, actor=actor)
+    payment = Payment(debit=source, credit=account.code, amount=amount, key=key, asked=asked, at=at, actor=actor)
+    moved = _pay(tx, payment)
     tx.run(
         "INSERT INTO grants (key, fund, sponsor, amount, until_at, at) "
         "VALUES (:key, :fund, :sponsor, :amount, :until, :at) ON CONFLICT (key) DO NOTHING",
@@ -66,25 +67,33 @@ def grant(
     return moved
 
 
-def draw(tx: Tx, fund: str, team: str, amount: int, *, key: str, actor: str, at: int) -> Transfer:
-    """Move money from a fund to a team's purse in it."""
+def drawing(fund: str, team: str, amount: int, *, key: str, actor: str, at: int) -> Payment:
+    """The payment that a draw is."""
     source, target = accounts.fund_code(fund), accounts.purse_code(fund, team)
     asked = entries.terms("draw", debit=source, credit=target, amount=amount)
-    return _pay(tx, source, target, amount, key=key, asked=asked, at=at, actor=actor)
+    return Payment(debit=source, credit=target, amount=amount, key=key, asked=asked, at=at, actor=actor)
+
+
+def draw(tx: Tx, fund: str, team: str, amount: int, *, key: str, actor: str, at: int) -> Transfer:
+    """Move money from a fund to a team's purse in it."""
+    return _pay(tx, drawing(fund, team, amount, key=key, actor=actor, at=at))
 
 
 def give_back(tx: Tx, fund: str, team: str, amount: int, *, key: str, actor: str, at: int) -> Transfer:
     """Move money that a team does not need back to the fund."""
     source, target = accounts.purse_code(fund, team), accounts.fund_code(fund)
     asked = entries.terms("give back", debit=source, credit=target, amount=amount)
-    return _pay(tx, source, target, amount, key=key, asked=asked, at=at, actor=actor, anyway=True)
+    payment = Payment(debit=source, credit=target, amount=amount, key=key, asked=asked, at=at, actor=actor, anyway=True)
+    return _pay(tx, payment)
 
 
 def absorb(tx: Tx, amount: int, *, key: str, job: str | None, reason: str, at: int) -> Transfer:
     """Book what the house pays itself: compute that no team can be charged for."""
     source, target = "platform:absorbed", "platform:compute"
     asked = entries.terms("absorb", debit=source, credit=target, amount=amount, job=job)
-    return _pay(tx, source, target, amount, key=key, asked=asked, at=at, reason=reason, job=job)
+    return _pay(
+        tx, Payment(debit=source, credit=target, amount=amount, key=key, asked=asked, at=at, reason=reason, job=job)
+    )
 
 
 def ask(tx: Tx, fund: str, team: str, amount: int, *, key: str, actor: str, at: int) -> DrawRequest:
@@ -171,11 +180,17 @@ def lapse(tx: Tx, at: int) -> list[Transfer]:
         )
         if touched and rest:
             source, target = accounts.fund_code(row.fund), f"sponsor:{row.sponsor}"
-            asked = entries.terms("lapse", debit=source, credit=target, amount=rest, grant=row.key)
-            key = f"ledger:lapse:{row.key}"
-            moved.append(
-                _pay(tx, source, target, rest, key=key, asked=asked, at=at, reason="the grant ended", anyway=True)
+            payment = Payment(
+                debit=source,
+                credit=target,
+                amount=rest,
+                key=f"ledger:lapse:{row.key}",
+                asked=entries.terms("lapse", debit=source, credit=target, amount=rest, grant=row.key),
+                at=at,
+                reason="the grant ended",
+                anyway=True,
             )
+            moved.append(_pay(tx, payment))
     return moved
 
 
@@ -192,40 +207,15 @@ def _rest_of(tx: Tx, key: str, fund: str, amount: int) -> int:
     return int(max(0, min(left, amount)))
 
 
-def _pay(
-    tx: Tx,
-    source: str,
-    target: str,
-    amount: int,
-    *,
-    key: str,
-    asked: str,
-    at: int,
-    actor: str = "",
-    reason: str = "",
-    job: str | None = None,
-    anyway: bool = False,
-) -> Transfer:
+def _pay(tx: Tx, payment: Payment) -> Transfer:
     """Move money, or say why not."""
     for _ in range(TRIES):
-        moved = entries.pay(
-            tx,
-            source,
-            target,
-            amount,
-            key=key,
-            asked=asked,
-            at=at,
-            actor=actor,
-            reason=reason,
-            job=job,
-            anyway=anyway,
-        )
-        if moved is not None or (moved := entries.repeated(tx, key, asked)) is not None:
+        moved = entries.pay(tx, payment) or entries.repeated(tx, payment.key, payment.asked)
+        if moved is not None:
             return moved
-        payer, payee = _account(tx, source), _account(tx, target)
+        amount, payer, payee = payment.amount, _account(tx, payment.debit), _account(tx, payment.credit)
         for account in (payer, payee):
-            if account.closed and not anyway:
+            if account.closed and not payment.anyway:
                 raise _closed(account)
         if payer.available < amount:
             raise holds.too_low(tx, payer, amount) if payer.kind == "team" else _cannot_draw(payer, amount)
@@ -236,7 +226,7 @@ def _pay(
                 fix="Name a smaller amount.",
             )
         # Money came in between the refusal and the look at the account: ask again.
-    raise FundTooLow(f"{source} is busier than a transfer could wait for.", fix="Try again.")
+    raise FundTooLow(f"{payment.debit} is busier than a transfer could wait for.", fix="Try again.")
 
 
 def _account(tx: Tx, code: str) -> Account:

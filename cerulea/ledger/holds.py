@@ -103,7 +103,10 @@ _RESERVE_AT_ONCE = (
     "RETURNING key, seq, debit, credit, amount, 0, expires_at, job, request, at) "
     f"INSERT INTO open_hold ({_OPEN_COLUMNS}) SELECT * FROM t RETURNING seq"
 )
-_PAYEE = "(SELECT id FROM account WHERE code = :credit)"
+_INSERT = (
+    f"INSERT INTO transfer ({COLUMNS}) "
+    f"VALUES ({_ROW.format(debit=':id', credit='(SELECT id FROM account WHERE code = :credit)')}) RETURNING seq, credit"
+)
 _OPEN = (
     "SELECT h.key, a.fund, a.team, c.code AS payee, h.amount, h.expires_at, h.job, h.request, h.at "
     "FROM open_hold h JOIN account a ON a.id = h.debit JOIN account c ON c.id = h.credit "
@@ -259,10 +262,13 @@ def _held_by(tx: Tx, purse: Account) -> str:
     return f" by {named}" + (f" and others ({show(more)})" if more > 0 else "")
 
 
-def _reserve(tx: Tx, want: Want, asked: str, at: int) -> bool:
-    """Set aside what no cap applies to; False where a guard said no."""
-    hold = want.hold(at)
-    values = {
+def statement(want: Want, at: int) -> tuple[str, dict[str, Any]]:
+    """PostgreSQL's one statement for a hold to which no cap applies; it returns no row where a guard said no."""
+    return _RESERVE_AT_ONCE, _values(want, want.asked(), at)
+
+
+def _values(want: Want, asked: str, at: int) -> dict[str, Any]:
+    return {
         "debit": accounts.purse_code(want.fund, want.team),
         "credit": accounts.payee_code(want.payee),
         "amount": want.amount,
@@ -271,25 +277,26 @@ def _reserve(tx: Tx, want: Want, asked: str, at: int) -> bool:
         "key": want.key,
         "team": want.team,
         "api_key": want.api_key,
-        "expires_at": hold.expires_at,
+        "expires_at": None if want.expires_ms is None else at + want.expires_ms,
         "asked": asked,
         "job": want.job,
         "request": want.request,
         "actor": want.actor,
         "at": at,
     }
+
+
+def _reserve(tx: Tx, want: Want, asked: str, at: int) -> bool:
+    """Set aside what no cap applies to; False where a guard said no."""
+    values = _values(want, asked, at)
     if tx.dialect == "postgresql":
         return tx.value(_RESERVE_AT_ONCE, **values) is not None
     debit = tx.value(_RESERVE, **values)
     if debit is None:
         return False
-    row = tx.one(
-        f"INSERT INTO transfer ({COLUMNS}) VALUES ({_ROW.format(debit=':id', credit=_PAYEE)}) RETURNING seq, credit",
-        id=debit,
-        **values,
-    )
+    row = tx.one(_INSERT, id=debit, **values)
     assert row is not None
-    _list_open(tx, hold, seq=row.seq, debit=debit, credit=row.credit, legs=0)
+    _list_open(tx, want.hold(at), seq=row.seq, debit=debit, credit=row.credit, legs=0)
     return True
 
 

@@ -9,9 +9,10 @@ Kept:    a hold ends once: its row is taken off the list of open holds by one st
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
-from cerulea.core.errors import KeyReused, MoneyInvalid
+from cerulea.core.errors import Conflict, MoneyInvalid
 from cerulea.core.money import Nanos, show
 from cerulea.ledger import entries, holds
 from cerulea.ledger.entries import COLUMNS, KEY_IS_NEW, Transfer
@@ -41,21 +42,63 @@ _TAKE_AT_ONCE = (
 )
 
 
-def end(
-    tx: Tx,
-    hold_key: str,
-    amount: int,
-    *,
-    kind: str,
-    key: str,
-    at: int,
-    actor: str = "",
-    detail: dict[str, Any] | None = None,
-) -> Transfer:
-    """End a hold: charge `amount` of it and give the rest back; a repeat returns the first ending.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a hold is to end: charge `amount` of it, give the rest back."""
 
-    Args:
-        kind: post, void or expire; the last two charge nothing.
+    hold: str  # its key
+    amount: int
+    kind: str  # post, void or expire; the last two charge nothing
+    key: str
+    at: int
+    actor: str = ""
+    detail: dict[str, Any] | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Parameters of its statements."""
+        return {
+            "hold": self.hold,
+            "amount": self.amount,
+            "kind": self.kind,
+            "key": self.key,
+            "asked": self.asked(),
+            "actor": self.actor,
+            "detail": self._detail(),
+            "at": self.at,
+        }
+
+    def asked(self) -> str:
+        """All that a repeat must have in common."""
+        return entries.terms(self.kind, hold=self.hold, amount=self.amount)
+
+    def transfer(self, row: Any) -> Transfer:
+        """The row that it became."""
+        return Transfer(
+            seq=row.seq,
+            key=self.key,
+            kind=self.kind,
+            debit=row.debit,
+            credit=row.credit,
+            amount=Nanos(self.amount),
+            at=self.at,
+            pending_seq=row.pending_seq,
+            job=row.job,
+            request=row.request,
+            actor=self.actor,
+            detail=self._detail(),
+        )
+
+    def _detail(self) -> str:
+        return "" if self.detail is None else json.dumps(self.detail, sort_keys=True)
+
+
+def statement(ending: Ending) -> tuple[str, dict[str, Any]]:
+    """PostgreSQL's one statement that ends a hold without caps; it returns no row where a guard said no."""
+    return _TAKE_AT_ONCE, ending.values()
+
+
+def end(tx: Tx, ending: Ending) -> Transfer:
+    """End a hold; a repeat returns the first ending.
 
     Raises:
         MoneyInvalid: more than is held.
@@ -63,49 +106,26 @@ def end(
         NotFound: it never was.
         KeyReused: the key was used for something else.
     """
-    asked = entries.terms(kind, hold=hold_key, amount=amount)
-    values = {
-        "hold": hold_key,
-        "amount": amount,
-        "key": key,
-        "kind": kind,
-        "asked": asked,
-        "actor": actor,
-        "detail": "" if detail is None else json.dumps(detail, sort_keys=True),
-        "at": at,
-    }
+    values = ending.values()
     for _ in range(TRIES):
         row = tx.one(_TAKE_AT_ONCE, **values) if tx.dialect == "postgresql" else None
         if row is None:
             row = _take(tx, values)
         if row is not None:
-            return Transfer(
-                seq=row.seq,
-                key=key,
-                kind=kind,
-                debit=row.debit,
-                credit=row.credit,
-                amount=Nanos(amount),
-                at=at,
-                pending_seq=row.pending_seq,
-                job=row.job,
-                request=row.request,
-                actor=actor,
-                detail=str(values["detail"]),
-            )
-        if (first := entries.repeated(tx, key, asked)) is not None:
+            return ending.transfer(row)
+        if (first := entries.repeated(tx, ending.key, values["asked"])) is not None:
             return first
-        hold = holds.get(tx, hold_key)
+        hold = holds.get(tx, ending.hold)
         if hold is None:
-            raise holds.not_open(tx, hold_key)
-        if hold.amount < amount:
+            raise holds.not_open(tx, ending.hold)
+        if hold.amount < ending.amount:
             raise MoneyInvalid(
-                f"{show(amount)} is more than hold {hold_key!r} has: {show(hold.amount)}.",
+                f"{show(ending.amount)} is more than hold {ending.hold!r} has: {show(hold.amount)}.",
                 why="What is charged was held before, so that no team pays more than it has.",
                 fix="Extend the hold first, or settle for at most what it has.",
             )
         # It was extended between the refusal and the look at it: ask again.
-    raise KeyReused(f"Hold {hold_key!r} is busier than its ending could wait for.", fix="Try again.")
+    raise Conflict(f"Hold {ending.hold!r} is busier than its ending could wait for.", fix="Try again.")
 
 
 def _take(tx: Tx, values: dict[str, Any]) -> Any | None:

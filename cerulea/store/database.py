@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import deque
+from collections import deque, namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -35,10 +35,15 @@ RETRIED = {"40001", "40P01", "23505"}  # serialization failure, deadlock, unique
 
 
 class Tx:
-    """A transaction: statements with :name parameters."""
+    """A transaction: statements with :name parameters.
+
+    They go to the driver itself: SQLAlchemy's layer above it costs more than SQLite needs for the statement.
+    """
 
     def __init__(self, connection: sqlalchemy.Connection, dialect: str) -> None:
-        self._connection, self.dialect = connection, dialect
+        self._driver: Any = connection.connection.driver_connection
+        self._dialect = connection.dialect
+        self.dialect = dialect
 
     @property
     def for_update(self) -> str:
@@ -51,30 +56,75 @@ class Tx:
 
     def one(self, sql: str, **values: Any) -> Any | None:
         """The first row, with its columns as attributes, or None."""
-        return self._execute(sql, values).first()
+        cursor = self._execute(sql, values)
+        found = cursor.fetchone()
+        row = None if found is None else _row_of(cursor)(*found)
+        cursor.close()
+        return row
 
     def all(self, sql: str, **values: Any) -> Sequence[Any]:
         """All rows."""
-        return self._execute(sql, values).all()
+        cursor = self._execute(sql, values)
+        row = _row_of(cursor)
+        return [row(*found) for found in cursor.fetchall()]
 
     def value(self, sql: str, **values: Any) -> Any:
         """The first column of the first row, or None."""
-        row = self.one(sql, **values)
-        return None if row is None else row[0]
+        cursor = self._execute(sql, values)
+        found = cursor.fetchone()
+        cursor.close()
+        return None if found is None else found[0]
 
     def stream(self, sql: str, **values: Any) -> Iterator[Any]:
         """Rows one after the other, without holding all of them in memory."""
-        if self.dialect == "postgresql":
-            self._connection = self._connection.execution_options(stream_results=True, yield_per=10_000)
-        yield from self._execute(sql, values)
+        with self._named():
+            if self.dialect == "postgresql":
+                cursor = self._driver.cursor("stream")
+                cursor.itersize = 10_000
+                cursor.execute(_spelled(sql, self.dialect), values)
+            else:
+                cursor = self._driver.execute(sql, values)
+            row = _row_of(cursor)
+            try:
+                for found in cursor:
+                    yield row(*found)
+            finally:
+                cursor.close()
 
     def many(self, sql: str, rows: Sequence[dict[str, Any]]) -> None:
         """Execute once for each row of values."""
         if rows:
-            self._connection.exec_driver_sql(_spelled(sql, self.dialect), list(rows))
+            with self._named():
+                self._driver.cursor().executemany(_spelled(sql, self.dialect), list(rows))
 
-    def _execute(self, sql: str, values: dict[str, Any]) -> sqlalchemy.CursorResult[Any]:
-        return self._connection.exec_driver_sql(_spelled(sql, self.dialect), values)
+    def _execute(self, sql: str, values: dict[str, Any]) -> Any:
+        try:
+            return self._driver.execute(_spelled(sql, self.dialect), values)
+        except self._dialect.loaded_dbapi.Error as error:
+            raise self._as_ours(error, sql, values) from error
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """The driver's errors as SQLAlchemy's, which are named alike for both engines."""
+        try:
+            yield
+        except self._dialect.loaded_dbapi.Error as error:
+            raise self._as_ours(error, "", {}) from error
+
+    def _as_ours(self, error: Exception, sql: str, values: dict[str, Any]) -> BaseException:
+        base = self._dialect.loaded_dbapi.Error
+        return DBAPIError.instance(sql, values, error, base, dialect=self._dialect)
+
+
+def _row_of(cursor: Any) -> type[Any]:
+    """A tuple with the statement's columns as attributes, and as a dict in `_mapping`."""
+    return _row_class(tuple(column[0] for column in cursor.description))
+
+
+@lru_cache(maxsize=1024)
+def _row_class(names: tuple[str, ...]) -> type[Any]:
+    base = namedtuple("Row", names, rename=True)  # type: ignore[misc]
+    return type("Row", (base,), {"__slots__": (), "_mapping": property(lambda row: dict(zip(names, row, strict=True)))})
 
 
 @lru_cache(maxsize=1024)
@@ -131,6 +181,7 @@ class Database:
             self.engine = sqlalchemy.create_engine(
                 address.set(drivername="postgresql+psycopg"), pool_size=16, max_overflow=32, pool_pre_ping=True
             )
+            self._each_alone = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         else:
             raise _unknown_url(url)
         try:
@@ -165,6 +216,22 @@ class Database:
         if pending.error is not None:
             raise pending.error
         return pending.result  # type: ignore[return-value]
+
+    def write_at_once(self, sql: str, **values: Any) -> Any | None:
+        """Run one statement that is a transaction of its own, durable when this returns; its first row or None.
+
+        On PostgreSQL the rows it locks are locked while the server works, not while messages travel.
+        """
+        if self.dialect == "sqlite":
+            return self.write(lambda tx: tx.one(sql, **values))
+        for attempt in range(TRIES):
+            try:
+                with self._each_alone.connect() as connection:
+                    return Tx(connection, self.dialect).one(sql, **values)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in RETRIED or attempt == TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
 
     def within(self, tx: Tx | None, work: Callable[[Tx], T]) -> T:
         """Run `work` in `tx` where there is one, so that two parts of the house commit together; else `write` it."""
@@ -216,7 +283,7 @@ class Database:
 
 
 def _run_in_savepoint(writer: sqlalchemy.Connection, pending: _Pending[Any], tx: Tx) -> None:
-    writer.exec_driver_sql("SAVEPOINT one")
+    tx.run("SAVEPOINT one")
     try:
         pending.result = pending.work(tx)
     except Exception as error:
@@ -224,8 +291,8 @@ def _run_in_savepoint(writer: sqlalchemy.Connection, pending: _Pending[Any], tx:
         # A full disk ends the whole transaction, and the savepoint with it: then nobody's work stands.
         if not writer.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
             raise
-        writer.exec_driver_sql("ROLLBACK TO one")
-    writer.exec_driver_sql("RELEASE one")
+        tx.run("ROLLBACK TO one")
+    tx.run("RELEASE one")
 
 
 def _tune_sqlite(durable: bool) -> Callable[[Any, Any], None]:

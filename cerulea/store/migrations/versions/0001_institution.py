@@ -73,7 +73,7 @@ CREATE TABLE open_hold (
   request TEXT,
   at BIGINT NOT NULL
 );
-CREATE INDEX open_hold_of_account ON open_hold (debit);
+CREATE INDEX open_hold_of_account ON open_hold (debit, amount DESC, key);
 CREATE INDEX open_hold_expiring ON open_hold (expires_at) WHERE expires_at IS NOT NULL AND job IS NULL;
 CREATE TABLE seal (
   seq {serial},
