@@ -49,6 +49,7 @@ def perform(
     assignment = link.assignment
     ending: Ending | None = None
     failure: BaseException | None = None
+    run: Iterator[Event] | None = None
     try:
         recipe = recipe_from({**assignment.recipe, "name": assignment.name}, f"job {assignment.job}")
         folder = _run_folder(settings, link)
@@ -76,6 +77,8 @@ def perform(
         failure = error
         ending = _failure(error, link)
     finally:
+        if run is not None:
+            run.close()  # type: ignore[attr-defined]  # lets go of the run's folder, which a kept error would hold
         link.stop()
     if link.lost is not None:
         raise link.lost

@@ -14,12 +14,14 @@ import pytest
 import torch
 
 from cerulea.core.errors import Conflict
-from cerulea.core.files import read_json, write_json
+from cerulea.core.files import read_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, Evaluation, Progress
 from cerulea.flows import train as story
+from cerulea.flows.here import Done, train_here
 from cerulea.flows.launch import together
-from cerulea.flows.models import find_model, list_models
+from cerulea.flows.model_folders import find_model, list_models
+from cerulea.flows.platform import open_platform
 from cerulea.flows.runs import hold_run, list_runs, loss_curve
 from cerulea.nn.precision import Execution, Machine
 from cerulea.train import checkpoint as checkpoint_module
@@ -50,12 +52,12 @@ def recipe(tiny_recipe: Path) -> TextRecipe:
 
 
 def run(settings: Settings, recipe: TextRecipe, **keywords: Any) -> list[Any]:
-    return list(story.train(settings, recipe, **keywords))
+    return list(train_here(settings, recipe, **keywords))
 
 
 def until(step: int, settings: Settings, recipe: TextRecipe, **keywords: Any) -> None:
     """Train and cease to ask after `step`: what was saved before is all that stays."""
-    events = story.train(settings, recipe, **keywords)
+    events = train_here(settings, recipe, **keywords)
     for event in events:
         if isinstance(event, Progress) and event.step == step:
             break
@@ -65,11 +67,14 @@ def until(step: int, settings: Settings, recipe: TextRecipe, **keywords: Any) ->
 def test_a_recipe_becomes_a_model(settings: Settings, recipe: TextRecipe):
     events = run(settings, recipe)
 
-    assert isinstance(events[0], story.Started) and isinstance(events[-1], story.Done)
+    assert isinstance(events[0], story.Started) and isinstance(events[-1], Done)
     steps = [e.loss for e in events if isinstance(e, Progress)]
     assert len(steps) == 12 and steps[-1] < steps[0] - 0.5
     done = events[-1]
-    model = find_model(settings, "tiny")
+    with open_platform(settings) as platform:
+        model = find_model(platform, "tiny")
+        assert model.registered == platform.registry.resolve("tiny@1")
+    assert model.registered.run == done.run and model.registered.job == done.job
     assert (model.version, done.version, done.stop_reason) == (1, 1, "steps")
     assert (
         model.card()["bits_per_byte"]
@@ -77,7 +82,7 @@ def test_a_recipe_becomes_a_model(settings: Settings, recipe: TextRecipe):
         == min(e.bits_per_byte for e in events if isinstance(e, Evaluation))
     )
     record = read_json(list_runs(settings)[0] / "run.json")
-    assert record["finished"] and record["model"] == "tiny@1"
+    assert record["finished"]
     assert done.usage.trained_tokens == record["usage"]["trained_tokens"] == 12 * 256
 
 
@@ -113,7 +118,7 @@ def test_a_resume_elsewhere_says_that_last_digits_differ(
     events = run(settings, recipe, resume=True)
 
     assert "on cpu with 1 threads: last digits will differ" in events[0].execution.why
-    assert isinstance(events[-1], story.Done)
+    assert isinstance(events[-1], Done)
 
 
 def test_a_resume_reads_its_checkpoint_for_damage_once(
@@ -140,39 +145,24 @@ def test_a_resume_reads_its_checkpoint_for_damage_once(
     assert f"Checkpoint {kept[-1].name} is passed over" in note
 
 
-def test_a_resume_without_a_new_best_makes_no_new_version(settings: Settings, recipe: TextRecipe):
-    """Four more steps at a score that is given as worse: the model stays tiny@1; a better one becomes tiny@2."""
-    run(settings, recipe)
-    (folder,) = list_runs(settings)
-    newest = checkpoint_module.checkpoint_folders(folder / "checkpoints")[-1]
-    _rewrite_scores(newest, {"12": 0.001})
-    write_json(folder / "run.json", {**read_json(folder / "run.json"), "model": None})
-    first = run(settings, _longer(recipe, 16), resume=True)[-1]
+def test_a_resume_without_a_new_best_makes_no_new_version(
+    settings: Settings, recipe: TextRecipe, monkeypatch: pytest.MonkeyPatch
+):
+    """Eight more steps, of which none is best: the model stays what it was; then the last one is."""
+    recipe = replace(recipe, train=replace(recipe.train, keep_last=9))
+    monkeypatch.setattr(story, "best_checkpoint", lambda root, scores: root / "step-00000012")
 
-    second = run(settings, _longer(recipe, 20), resume=True)[-1]
+    ends = [run(settings, recipe)[-1], *(run(settings, _longer(recipe, n), resume=True)[-1] for n in (16, 20))]
 
-    assert (first.version, first.model_step) == (2, 12), "the record named no model, so that one was made"
-    assert (second.version, second.model_step, second.step) == (2, 12, 20)
-    assert [m.version for m in list_models(settings)] == [1, 2]
-    assert read_json(folder / "run.json")["model"] == "tiny@2"
+    assert [(end.version, end.model_step, end.step) for end in ends] == [(1, 12, 12), (1, 12, 16), (1, 12, 20)]
+    monkeypatch.setattr(story, "best_checkpoint", lambda root, scores: root / "step-00000024")
+    assert run(settings, _longer(recipe, 24), resume=True)[-1].version == 2
+    with open_platform(settings) as platform:
+        assert [m.version for m in list_models(platform)] == [1, 2]
 
 
 def _longer(recipe: TextRecipe, steps: int) -> TextRecipe:
     return replace(recipe, train=replace(recipe.train, steps=steps, eval_steps=0))
-
-
-def _rewrite_scores(folder: Path, scores: dict[str, float]) -> None:
-    """Change what a checkpoint knows of its scores, and its manifest with it."""
-    state = read_json(folder / "state.json")
-    state["run"] |= {"scores": scores, "best": min(scores.values())}
-    write_json(folder / "state.json", state)
-    manifest = read_json(folder / "MANIFEST.json")
-    path = folder / "state.json"
-    manifest["files"]["state.json"] = {
-        "bytes": path.stat().st_size,
-        "sha256": checkpoint_module.sha256_file(path),
-    }
-    write_json(folder / "MANIFEST.json", manifest)
 
 
 def test_a_run_that_another_trains_is_not_touched(settings: Settings, recipe: TextRecipe):
@@ -213,12 +203,12 @@ import sys
 from pathlib import Path
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint
-from cerulea.flows import train as story
+from cerulea.flows.here import train_here
 from cerulea.train.recipe import read_recipe
 
 recipe = read_recipe(Path(sys.argv[1]), changes=sys.argv[3].split())
 settings = Settings(home=Path(sys.argv[2]), threads=1, device="cpu")
-kinds = [type(event).__name__ for event in story.train(settings, recipe, resume="resume" in sys.argv)]
+kinds = [type(event).__name__ for event in train_here(settings, recipe, resume="resume" in sys.argv)]
 print(kinds.count("Progress"), kinds.count("Checkpoint"), kinds[-1])
 """
 
