@@ -42,11 +42,11 @@ def main() -> int:
     from cerulea.jobs.protocol import Ending
 
     try:
-        with together(assignment.slots, module="cerulea.cli.job", words=(), first_line=line):
-            with TrainView(as_json=False) as view:
-                for event in perform(link, settings, began=BEGAN, signal_means="drain", report=view.report):
-                    if not isinstance(event, Ending):
-                        view.handle(event)
+        processes = together(assignment.slots, module="cerulea.cli.job", words=(), first_line=line)
+        with processes, TrainView(as_json=False) as view:
+            for event in perform(link, settings, began=BEGAN, signal_means="drain", report=view.report):
+                if not isinstance(event, Ending):
+                    view.handle(event)
     except CeruleaError as error:
         # The desk has it already, or has given the job to another; this is for the log.
         print(f"{error.code}: {error}", flush=True)

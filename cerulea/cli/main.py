@@ -16,9 +16,10 @@ import typer
 from typer import Argument, Option
 
 from cerulea import __version__
+from cerulea.cli import up
 from cerulea.cli.lines import put
+from cerulea.cli.options import Home, Json, ModelName, settings_of
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
-from cerulea.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from cerulea.flows.platform import Platform
@@ -34,13 +35,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Home = Annotated[
-    Path | None, Option("--home", help="Folder of runs and models; CERULEA_HOME or ~/.cerulea by default.")
-]
-Json = Annotated[bool, Option("--json", help="One JSON object per line on standard output, nothing else there.")]
-ModelName = Annotated[
-    str, Argument(metavar="MODEL", help="A name (brook), a version (brook@3), an alias (brook:prod) or a folder.")
-]
+app.command()(up.up)
+app.command()(up.worker)
 
 
 @app.callback(invoke_without_command=True)
@@ -56,11 +52,6 @@ def main(
         raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help())
-
-
-def settings_of(context: typer.Context, home: Path | None) -> Settings:
-    """Settings from the environment and --home, given before or after the command."""
-    return read_settings(home=home or context.obj)
 
 
 def platform_of(context: typer.Context, home: Path | None) -> AbstractContextManager[Platform]:

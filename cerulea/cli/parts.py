@@ -43,7 +43,12 @@ def serve(settings: Settings, host: str, port: int) -> None:
 
     with open_platform(settings) as platform:
         config = uvicorn.Config(
-            create_app(platform), host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=3
+            create_app(platform),
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=3,
         )
         uvicorn.Server(config).run()
 

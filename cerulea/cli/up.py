@@ -19,17 +19,15 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Annotated, Any
-from urllib.error import URLError
 
 import typer
 from typer import Option
 
 from cerulea.cli.lines import put
-from cerulea.cli.main import Home, Json, settings_of
+from cerulea.cli.options import Home, Json, settings_of
 from cerulea.compute.launcher import PARENT
 from cerulea.core.errors import CommandInvalid, Conflict, KeyUnknown, Unreachable
 from cerulea.core.settings import Settings
@@ -172,12 +170,15 @@ class _Tree:
         Raises:
             Unreachable: it does not, or a child fell before it did.
         """
+        from urllib.error import URLError
+        from urllib.request import urlopen
+
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline and not self.asked:
             server = self.parts[0].process
             if server is not None and server.poll() not in (None, 0):
                 break
-            with contextlib.suppress(URLError, OSError), urllib.request.urlopen(f"{url}/healthz", timeout=2):
+            with contextlib.suppress(URLError, OSError), urlopen(f"{url}/healthz", timeout=2):
                 return
             time.sleep(0.05)
         if not self.asked:
