@@ -37,7 +37,7 @@ class Databases:
         self._templates: dict[str, str] = {}
         self._made: list[tuple[Database, str]] = []
 
-    def make(self, engine: str = "sqlite") -> Database:
+    def make(self, engine: str = "sqlite", *, durable: bool = True) -> Database:
         """A new database; skips the test where the engine is not there."""
         if engine == "postgresql" and not POSTGRES:
             pytest.skip(NO_POSTGRES)
@@ -50,7 +50,7 @@ class Databases:
         else:
             _administer(f"CREATE DATABASE {name} TEMPLATE {self._templates[engine]}")
             url = _url_of(name)
-        database = Database(url)
+        database = Database(url, durable=durable)
         self._made.append((database, name))
         return database
 

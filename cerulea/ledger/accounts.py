@@ -84,6 +84,11 @@ def every(tx: Tx, kind: str, fund: str | None = None) -> list[Account]:
     return [Account(**row._mapping) for row in rows]
 
 
+def every_account(tx: Tx) -> list[Account]:
+    """All accounts."""
+    return [Account(**row._mapping) for row in tx.all(f"SELECT {_COLUMNS} FROM account ORDER BY id")]
+
+
 def fund_of(tx: Tx, fund: str) -> Account:
     """The account of a fund.
 

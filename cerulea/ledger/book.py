@@ -26,6 +26,7 @@ from cerulea.ledger.entries import Transfer
 from cerulea.ledger.funds import DrawRequest
 from cerulea.ledger.holds import Hold, Want
 from cerulea.ledger.resolve import Ending
+from cerulea.ledger.statement import Statement, state
 from cerulea.store.database import Database, Tx
 
 T = TypeVar("T")
@@ -383,6 +384,14 @@ class Ledger:
         """Open holds: who holds what, the oldest first."""
         return self._read(tx, lambda tx: holds.open_holds(tx, fund, team))
 
+    def statement(self, fund: str, *, tx: Tx | None = None) -> Statement:
+        """What became of a fund's money, in all and team by team.
+
+        Raises:
+            NotFound: no such fund.
+        """
+        return self._read(tx, lambda tx: state(tx, fund))
+
     def find_hold(self, hold_key: str, *, tx: Tx | None = None) -> Hold | None:
         """An open hold by its key, or None."""
         return self._read(tx, lambda tx: holds.get(tx, hold_key))
@@ -398,4 +407,4 @@ class Ledger:
             return look(reading)
 
 
-__all__ = ["Account", "Cap", "DrawRequest", "Hold", "Ledger", "Transfer"]
+__all__ = ["Account", "Cap", "DrawRequest", "Hold", "Ledger", "Statement", "Transfer"]
