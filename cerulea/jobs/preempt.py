@@ -162,14 +162,15 @@ class Victims:
             return False
         if after == 0:
             return True
-        other = self.standings[victim.team]
-        left = other.borrowed(-lost.get(victim.team, 0) - _slots([victim]))
-        charged = asking.used + job.slots * self.policy.entry_ms
-        return (
-            self.now - victim.started_at >= self.policy.entry_ms
-            and charged / asking.weight < other.used / other.weight
-            and (after <= left or asking.held == 0)
-        )
+        if self.now - victim.started_at < self.policy.entry_ms:
+            return False
+        other, gone = self.standings[victim.team], _slots([victim])
+        left = other.borrowed(-lost.get(victim.team, 0) - gone)
+        if after > left and asking.held:
+            return False
+        # Both are charged for a start by the exchange; the one that used less must be the same before and after.
+        charged = asking.used + 2 * job.slots * self.policy.entry_ms
+        return charged / asking.weight < (other.used - gone * self.policy.entry_ms) / other.weight
 
 
 def _slots(jobs: Sequence[Running]) -> int:

@@ -14,11 +14,15 @@ Not here: the database (`queue`), money (`flows.work`), the clock (`now` is give
 from __future__ import annotations
 
 import datetime
+from operator import attrgetter
 
 from cerulea.jobs.preempt import Victims
 from cerulea.jobs.share import Standing, prepaid, turns
 from cerulea.jobs.slots import NEVER, Board, Pool
 from cerulea.jobs.view import Decision, Policy, Preemption, Reason, Running, Team, View, Waiting, Worker
+
+_seq, _priority = attrgetter("seq"), attrgetter("priority")
+_shape = attrgetter("team", "kind", "device", "slots", "priority", "spans", "max_ms")  # what decides where it may run
 
 
 def decide(view: View, now: int, policy: Policy = Policy()) -> Decision:
@@ -45,25 +49,29 @@ class _Round:
         self.victims = Victims(view.running, self.board, self.standings, now, policy)
         self.full: dict[str, str] = {}  # team that may use no more slots: the job that waits for them
         self.pools: dict[tuple[str, str], Pool] = {}  # by kind and device
-        self.settled: dict[tuple[object, ...], tuple[str, str]] = {}  # why jobs of some shape wait
+        self.settled: dict[tuple[object, ...], Reason] = {}  # why jobs of some shape wait
 
     def run(self) -> Decision:
         """Go through all waiting jobs once, in the order of their turns."""
-        reasons = self.decision.reasons
-        for position, job in enumerate(self._in_line(), 1):
-            shape = (job.team, job.kind, job.device, job.slots, job.priority, job.spans, job.max_ms)
-            why = self.settled.get(shape) or self._place(job, shape)
-            if why is not None:
-                reasons[job.id] = Reason(why[0], why[1], position - len(self.decision.placements))
+        reasons, positions, settled = self.decision.reasons, self.decision.positions, self.settled
+        position = 0
+        for job in self._in_line():
+            shape = _shape(job)
+            why = settled.get(shape)
+            if why is None and (why := self._place(job, shape)) is None:
+                continue
+            position += 1
+            positions[job.id] = position
+            reasons[job.id] = why
         return self.decision
 
-    def _place(self, job: Waiting, shape: tuple[object, ...]) -> tuple[str, str] | None:
-        """Start a job, or say why it waits: a code and a sentence."""
+    def _place(self, job: Waiting, shape: tuple[object, ...]) -> Reason | None:
+        """Start a job, or say why it waits."""
         limit, pool = self.limits[job.team], self.pools[job.kind, job.device]
         if job.slots > limit:
-            return "quota", f"It needs {job.slots} slots; team {job.team} may use {limit}."
+            return Reason("quota", f"It needs {job.slots} slots; team {job.team} may use {limit}.")
         if job.team in self.full:
-            return "turn", f"It is behind {self.full[job.team]}, which waits for slots of its team."
+            return Reason("turn", f"It is behind {self.full[job.team]}, which waits for slots of its team.")
         over = self.present[job.team] + job.slots > limit
         chosen = None if over else self.board.fit(pool, job.slots, job.spans, job.max_ms)
         if chosen is not None:
@@ -76,14 +84,16 @@ class _Round:
             return why
         if over:
             self.full[job.team] = job.id
-            return "quota", f"Team {job.team} uses {self.present[job.team]} of the {limit} slots it may use."
+            return Reason("quota", f"Team {job.team} uses {self.present[job.team]} of the {limit} slots it may use.")
         if not pool.kept:
             kept = self.board.reserve(job.id, pool, job.slots, job.spans)
             if job.slots > 1:
                 when = "" if kept.start == NEVER else f", expected at {_clock(kept.start)}"
-                return "gang", f"It starts with all its {job.slots} slots at once; those free are kept for it{when}."
+                return Reason(
+                    "gang", f"It starts with all its {job.slots} slots at once; those free are kept for it{when}."
+                )
         # Slots only get scarcer from here on: what is true of this job is true of all that ask for the same.
-        why = self.settled[shape] = "turn" if pool.began >= job.slots else "capacity", _sentence(job, pool)
+        why = self.settled[shape] = Reason("turn" if pool.began >= job.slots else "capacity", _sentence(job, pool))
         return why
 
     def _seat(self, job: Running) -> None:
@@ -101,7 +111,7 @@ class _Round:
         promised: list[Waiting] = []
         pools = self.pools
         for job in self.view.waiting:
-            key = (job.kind, job.device)
+            key = job.kind, job.device
             if (pool := pools.get(key)) is None:
                 pool = pools[key] = self.board.pool(*key)
             if job.not_before > self.now or job.slots > (pool.slots if job.spans else pool.widest):
@@ -112,12 +122,13 @@ class _Round:
                 queues[job.team].append(job)
         lines = []
         for name in sorted(queues):
-            queues[name].sort(key=lambda job: (-job.priority, job.seq))
+            queues[name].sort(key=_seq)
+            queues[name].sort(key=_priority, reverse=True)  # keeps the order of equals
             lines.append((self.standings[name], queues[name]))
-        promised.sort(key=lambda job: job.seq)
+        promised.sort(key=_seq)
         return promised + turns(lines, self.policy.entry_ms)
 
-    def _free_slots(self, job: Waiting, pool: Pool) -> tuple[str, str] | None:
+    def _free_slots(self, job: Waiting, pool: Pool) -> Reason | None:
         """Promise the job slots that come free, preempting for it where the rules allow."""
         limit = self.limits[job.team]
         first = not pool.kept  # nobody before it in line waits for these workers
@@ -125,13 +136,13 @@ class _Round:
             coming = self.board.pick(pool.places, job.slots, job.spans, self.board.room())
             if coming is not None:
                 self.board.claim(coming, self._end(job))
-                return "preempting", "It starts when those that are stopping have saved."
+                return Reason("preempting", "It starts when those that are stopping have saved.")
         leaving = self.victims.choose(job, pool, first, limit)
         if not leaving:
             return None
         self.board.claim(self.victims.evict(leaving, job, pool, first), self._end(job))
         self.decision.preemptions.extend(Preemption(victim.id, job.id) for victim in leaving)
-        return "preempting", f"{', '.join(victim.id for victim in leaving)} saves and gives way to it."
+        return Reason("preempting", f"{', '.join(victim.id for victim in leaving)} saves and gives way to it.")
 
     def _why_never(self, job: Waiting, pool: Pool) -> Reason:
         """Why a job is not in line at all."""

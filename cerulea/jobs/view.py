@@ -82,7 +82,7 @@ class Policy:
     """What may be tuned."""
 
     entry_ms: int = ENTRY_MS  # of a job, charged to its team when it starts
-    exempt_ms: int = 60_000  # a job runs for this long before another team may take its place
+    exempt_ms: int = 60_000  # a job runs for this long before a team may take back its slots; a borrower waits entry_ms
     short_ms: int = 600_000  # a job this short may run before one whose start nobody knows
 
 
@@ -91,7 +91,6 @@ class Reason(NamedTuple):
 
     code: str  # backoff, no_worker, kind, device, size, quota, preempting, gang, capacity or turn
     sentence: str  # the same from decision to decision while nothing changes
-    position: int = 0  # in line over all teams, from 1; 0 where it is not in line for slots
 
 
 class Preemption(NamedTuple):
@@ -108,3 +107,6 @@ class Decision:
     placements: dict[str, dict[str, int]] = field(default_factory=dict)  # job → worker → slots
     preemptions: list[Preemption] = field(default_factory=list)
     reasons: dict[str, Reason] = field(default_factory=dict)  # of every job that is not placed
+    positions: dict[str, int] = field(
+        default_factory=dict
+    )  # in line over all teams, from 1; of those in line for slots

@@ -46,7 +46,8 @@ class Cluster:
         self.running: dict[str, Running] = {}
         self.ends: list[tuple[int, str, int]] = []  # when, job, start that it belongs to
         self.slot_ms: Counter[str] = Counter()  # by team
-        self.exchanged: set[tuple[str, str]] = set()  # (preempted, for whom)
+        self.exchanged: dict[tuple[str, str], int] = {}  # (preempted, for whom): when
+        self.returned = 0  # pairs of jobs that preempted one another, however long between
         self.preempted: Counter[str] = Counter()
         self.longest_first_ms = 0  # how long a job was the first in line
         self.finished = 0
@@ -100,7 +101,7 @@ class Cluster:
             waiting = self.waiting[job]
             if waiting.promised != (reason.code == "preempting"):
                 self.waiting[job] = dataclasses.replace(waiting, promised=not waiting.promised)
-            if reason.position == 1 and self.works[job].first_in_line_at is None:
+            if decision.positions.get(job) == 1 and self.works[job].first_in_line_at is None:
                 self.works[job].first_in_line_at = self.clock.now()
         return decision
 
@@ -161,11 +162,14 @@ class Cluster:
     def _stop(self, victim: str, beneficiary: str) -> None:
         running = self.running[victim]
         assert running.preemptible and not running.stopping
-        assert (beneficiary, victim) not in self.exchanged, "preempted back and forth"
-        self.exchanged.add((victim, beneficiary))
+        now = self.clock.now()
+        if (before := self.exchanged.get((beneficiary, victim))) is not None:
+            self.returned += 1
+            assert now - before > 60 * MINUTE, "preempted back and forth"
+        self.exchanged[victim, beneficiary] = now
         self.preempted[victim] += 1
         self.running[victim] = dataclasses.replace(running, stopping=True)
-        heapq.heappush(self.ends, (self.clock.now() + SAVE_MS, victim, running.started_at))
+        heapq.heappush(self.ends, (now + SAVE_MS, victim, running.started_at))
 
     def _end(self, job: str, started_at: int) -> None:
         running = self.running.get(job)

@@ -54,7 +54,7 @@ def test_higher_priority_comes_first_then_who_came_first():
     decision = decided([asks(1), asks(2, priority=5), asks(3, priority=5)], [machine(2)])
 
     assert list(decision.placements) == ["w2", "w3"]
-    assert decision.reasons["w1"].position == 1
+    assert decision.positions == {"w1": 1}
 
 
 def test_a_job_gives_way_to_one_of_its_team_with_higher_priority():
@@ -71,7 +71,7 @@ def test_equal_priority_waits():
     decision = decided([asks(1)], [machine(1, 0)], [runs("r")])
 
     assert decision.preemptions == []
-    assert decision.reasons["w1"] == ("capacity", "All 1 cpu slots that run text are taken.", 1)
+    assert decision.reasons["w1"] == ("capacity", "All 1 cpu slots that run text are taken.")
 
 
 def test_what_cannot_save_is_not_stopped():
@@ -176,9 +176,9 @@ def test_a_team_that_may_not_borrow_stays_within_its_slots():
     decision = decided(waiting, [machine(8)], teams=teams)
 
     assert list(decision.placements) == ["w1"]
-    assert decision.reasons["w2"] == ("quota", "It needs 3 slots; team a may use 2.", 1)
-    assert decision.reasons["w3"] == ("quota", "Team a uses 1 of the 2 slots it may use.", 2)
-    assert decision.reasons["w4"] == ("turn", "It is behind w3, which waits for slots of its team.", 3)
+    assert decision.reasons["w2"] == ("quota", "It needs 3 slots; team a may use 2.")
+    assert decision.reasons["w3"] == ("quota", "Team a uses 1 of the 2 slots it may use.")
+    assert decision.reasons["w4"] == ("turn", "It is behind w3, which waits for slots of its team.")
 
 
 # -- gangs -----------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def test_a_job_of_one_worker_is_not_spread():
     ],
 )
 def test_a_job_that_cannot_run_is_told_why(job: Waiting, workers: list[Worker], code: str, sentence: str):
-    assert decided([job], workers).reasons == {"w1": (code, sentence, 0)}
+    assert decided([job], workers).reasons == {"w1": (code, sentence)}
 
 
 def test_a_job_that_cannot_run_holds_nobody_up():
@@ -264,7 +264,7 @@ def test_a_job_that_cannot_run_holds_nobody_up():
 def test_positions_count_all_who_wait_over_all_teams():
     decision = decided([asks(1, "a"), asks(2, "a"), asks(3, "b")], [machine(1, 0)], [runs("r", "b")])
 
-    assert {job: reason.position for job, reason in decision.reasons.items()} == {"w1": 1, "w3": 2, "w2": 3}
+    assert decision.positions == {"w1": 1, "w3": 2, "w2": 3}
 
 
 # -- share -----------------------------------------------------------------------------------------------
@@ -396,7 +396,8 @@ def test_any_decision_can_be_carried_out(view: View):
         assert team.borrows or not placed or held[team.name] <= team.slots
     assert set(decision.placements) | set(decision.reasons) == set(jobs)
     assert not set(decision.placements) & set(decision.reasons)
-    positions = sorted(reason.position for reason in decision.reasons.values() if reason.position)
+    assert set(decision.positions) <= set(decision.reasons)
+    positions = list(decision.positions.values())
     assert positions == list(range(1, len(positions) + 1))
 
 
@@ -414,7 +415,8 @@ def test_any_preemption_follows_the_rules(view: View):
     }
     victims = [victim for victim, _ in decision.preemptions]
     assert len(victims) == len(set(victims))
-    for name in decision.placements:
+    given = [*decision.placements, *(name for name, reason in decision.reasons.items() if reason.code == "preempting")]
+    for name in given:
         held[jobs[name].team] += jobs[name].slots
     for victim, beneficiary in decision.preemptions:
         gone, job = running[victim], jobs[beneficiary]
