@@ -28,7 +28,7 @@ class Up:
 
     def __init__(self, home: Path, *, workers: int = 1, environment: dict[str, str] | None = None) -> None:
         self.home, self.workers = home, workers
-        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "", **(environment or {})}
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "CERULEA_THREADS": "1", "PYTHONWARNINGS": "", **(environment or {})}
         self.key = ""
         self.url = ""
         self.port = 0

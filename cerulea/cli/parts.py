@@ -70,7 +70,7 @@ def conduct(settings: Settings) -> None:
 def work(settings: Settings, url: str, key: str, slots: int) -> None:
     """A worker for the platform at `url`, until SIGTERM; then its jobs save and go back to the queue."""
     from cerulea.client.desk import RemoteDesk
-    from cerulea.core.cores import usable_cores
+    from cerulea.core.cores import usable_threads
     from cerulea.flows.agent import Agent
 
     asked = _Asked()
@@ -80,7 +80,8 @@ def work(settings: Settings, url: str, key: str, slots: int) -> None:
         url=url,
         slots=slots,
         device=device_of(settings),
-        threads=settings.threads or usable_cores(),
+        threads=settings.threads or usable_threads(),
+        home=settings.home.absolute(),
         say=lambda text: print(text, flush=True),
     )
     agent.run(asked)

@@ -71,10 +71,11 @@ class Agent:
         slots: int,
         device: str,
         threads: int,
+        home: Path,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.desk, self.launcher, self.url = desk, launcher, url
-        self.slots, self.device, self.threads, self.say = slots, device, threads, say
+        self.slots, self.device, self.threads, self.home, self.say = slots, device, threads, home, say
         self.id = new_id("worker")
         self.name = name_here()
         self.running: dict[str, _Running] = {}
@@ -122,7 +123,8 @@ class Agent:
 
     def _start(self, assignment: Assignment) -> None:
         threads = max(1, self.threads * assignment.slots // self.slots)
-        env = environment(OMP_NUM_THREADS=str(max(1, threads // assignment.slots)))
+        own = max(1, threads // assignment.slots)
+        env = environment(CERULEA_HOME=str(self.home), CERULEA_THREADS=str(own), OMP_NUM_THREADS=str(own))
         first = json.dumps({"url": self.url, "assignment": wire(assignment)})
         child = self.launcher.start([sys.executable, "-m", "cerulea.cli.job"], first, env)
         self.running[assignment.token] = _Running(assignment, child)

@@ -17,7 +17,7 @@ from cerulea.flows.work import Desk
 from cerulea.jobs.job import Status
 from cerulea.jobs.lineup import Lineup
 from cerulea.jobs.schedule import decide
-from cerulea.ledger.audit import seal
+from cerulea.ledger.seals import seal
 from cerulea.store.database import Tx
 
 TICK_S = 0.2

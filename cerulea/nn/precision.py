@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cerulea.core.cores import usable_cores
+from cerulea.core.cores import usable_cores, usable_threads
 from cerulea.core.errors import Invalid
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.shape import DecoderShape
@@ -94,8 +94,7 @@ def pick_device(wanted: str = "auto") -> torch.device:
 
 def set_threads(wanted: int = 0) -> int:
     """Use `wanted` CPU threads, or with 0 what OMP_NUM_THREADS says, or all usable cores; returns the number."""
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a list sets nested levels; the first is ours
-    threads = wanted or (int(given) if given.isascii() and given.isdigit() else 0) or usable_cores()
+    threads = wanted or usable_threads()
     torch.set_num_threads(threads)
     # Numbers below 1e-38 take a slow path on CPUs and carry nothing that training needs.
     torch.set_flush_denormal(True)
