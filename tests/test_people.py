@@ -11,9 +11,6 @@ from cerulea.core.clock import DAY_MS, FakeClock
 from cerulea.core.errors import Conflict, Invalid, KeyEnded, KeyUnknown, NotFound, RoleLacks
 from cerulea.people import EVERYWHERE, ROLES, SCOPES, Caller, People, new_key, read_key
 from cerulea.store.database import Database, Tx
-from tests.databases import database, databases
-
-__all__ = ["database", "databases"]
 
 
 @pytest.fixture

@@ -12,9 +12,6 @@ from cerulea.core.clock import DAY_MS, FakeClock
 from cerulea.core.errors import Conflict, Invalid, NotFound
 from cerulea.registry import Registry, Version, check_name, checked_manifest, manifest_digest
 from cerulea.store.database import Database, Tx
-from tests.databases import database, databases
-
-__all__ = ["database", "databases"]
 
 HOSTILE = [
     *(
