@@ -132,7 +132,12 @@ def _spelled(sql: str, dialect: str) -> str:
     """The statement in the driver's own style of parameters."""
     if dialect == "sqlite":
         return sql
-    return re.sub(r"(?<!:):([a-z_]+)", r"%(\1)s", sql.replace("%", "%%"))
+    return re.sub(r"'[^']*'|(?<!:):([a-z_]+)", _placeholder, sql.replace("%", "%%"))
+
+
+def _placeholder(found: re.Match[str]) -> str:
+    """`:name` as psycopg writes it; what stands in quotes stays as it is."""
+    return f"%({found[1]})s" if found[1] else found[0]
 
 
 class _Pending(Generic[T]):

@@ -27,6 +27,10 @@ hours = st.sampled_from([1, 2, 30])
 HOUR = 3_600_000
 
 
+def account(limited: bool) -> dict[str, int]:
+    return {"limited": int(limited), "closed": 0, "pending": 0, "dr": 0, "cr": 0}
+
+
 class Aborted(Exception):
     """The caller's own transaction fails after the ledger's part of it."""
 
@@ -86,7 +90,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """The same for a hold or an extension with its caps: all legs or none."""
         fills = {}
         for code in sorted(windows):
-            a = self.accounts.get(code, {"limited": 1, "closed": 0, "pending": 0, "dr": 0, "cr": 0})
+            a = self.accounts.get(code, account(limited=True))
             _, scope, subject, period, _ = code.split(":")
             top = self.caps.get((scope, subject, period), a["dr"] + a["pending"] + amount)
             if a["dr"] + a["pending"] + amount > top:
@@ -97,7 +101,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.available(purse) < amount:
             return FundTooLow if self.accounts[purse]["limited"] else MoneyInvalid
         for code, fill in fills.items():
-            a = self.accounts.setdefault(code, {"limited": 1, "closed": 0, "pending": 0, "dr": 0, "cr": 0})
+            a = self.accounts.setdefault(code, account(limited=True))
             a["cr"] += fill
             self.rows += 1 if fill else 0
         for code in [purse, *windows]:
@@ -142,16 +146,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def furnish(self):
         for fund in FUNDS:
             self.book.create_fund(fund, limited=fund == "lab")
-            self.accounts[f"fund:{fund}"] = {"limited": int(fund == "lab"), "closed": 0, "pending": 0, "dr": 0, "cr": 0}
+            self.accounts[f"fund:{fund}"] = account(limited=fund == "lab")
             for team in TEAMS:
                 self.book.open_purse(fund, team)
-                self.accounts[f"team:{team}/{fund}"] = {
-                    "limited": int(fund == "lab"),
-                    "closed": 0,
-                    "pending": 0,
-                    "dr": 0,
-                    "cr": 0,
-                }
+                self.accounts[f"team:{team}/{fund}"] = account(limited=fund == "lab")
 
     @rule(fund=st.sampled_from(FUNDS), amount=amounts, ends=st.none() | hours, huge=st.integers(0, 9))
     def grant(self, fund, amount, ends, huge):
@@ -198,14 +196,8 @@ class LedgerMachine(RuleBasedStateMachine):
         refusal = self.reservation(purse, windows, amount)
         if refusal is None:
             due = None if expires is None else self.clock.now() + expires * HOUR
-            self.holds[key] = {
-                "purse": purse,
-                "windows": windows,
-                "amount": amount,
-                "due": due,
-                "job": job,
-                "open": True,
-            }
+            self.holds[key] = {"purse": purse, "windows": windows, "amount": amount, "due": due, "job": job}
+            self.holds[key]["open"] = True
         values: dict[str, Any] = {"key": key, "job": job, "api_key": api_key}
         values["expires_ms"] = None if expires is None else expires * HOUR
         if at_once:
