@@ -85,6 +85,7 @@ def train(
     ] = None,
     set_: Annotated[list[str] | None, Option("--set", help="Change one key: --set train.steps=100.")] = None,
     name: Annotated[str | None, Option(help="The model's name instead of the recipe's.")] = None,
+    fund: Annotated[str | None, Option(help="The fund that pays; the one of this home by default.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with the newest unfinished run of this name.")] = False,
     processes: Annotated[int, Option(help="Processes that train together on this machine.")] = 1,
     home: Home = None,
@@ -99,9 +100,11 @@ def train(
     changes = [*(set_ or []), *([f'name="{name}"'] if name else [])]
     plan = read_recipe(recipe, changes=changes, data=data)
     with together(processes) as leads, TrainView(as_json=as_json, quiet=not leads) as view:
-        from cerulea.flows import train as story
+        from cerulea.flows.here import train_here
 
-        for event in story.train(settings, plan, resume=resume, began=BEGAN, report=view.report):
+        for event in train_here(
+            settings, plan, fund=fund, resume=resume, processes=processes, began=BEGAN, report=view.report
+        ):
             view.handle(event)
 
 

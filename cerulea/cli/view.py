@@ -26,8 +26,9 @@ from cerulea.core.clock import iso
 from cerulea.core.values import Checkpoint, Evaluation, Progress
 
 if TYPE_CHECKING:
+    from cerulea.flows.here import Done
     from cerulea.flows.model_folders import Model
-    from cerulea.flows.train import Done, Event, Started
+    from cerulea.flows.train import Event, Started
     from cerulea.registry import AliasMove
 
 LINE_S = 5.0  # seconds between plain progress lines
@@ -66,7 +67,7 @@ class TrainView:
         amount = f": {done / 1e6:,.1f} MB" if done else ""
         print(f"{what}{amount}", flush=True)
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: Event | Done) -> None:
         """Show one event."""
         if self.quiet:
             return
@@ -226,6 +227,7 @@ class TrainView:
             f"done: {done.model}@{done.version}, {score}, {done.step:,} steps, "
             f"{done.usage.trained_tokens:,} tokens in {duration(done.train_s)}; stopped by {done.stop_reason}"
         )
+        print(f"cost:   {done.cost} from fund {done.fund}")
         if done.model_step != done.step:
             print(f"kept:   the model of step {done.model_step:,}, which scored best")
         if done.stop_reason.startswith("SIG"):
