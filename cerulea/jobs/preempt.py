@@ -46,9 +46,7 @@ class Victims:
             first: it is first in line, and may use what is free and take from other teams; else its own team swaps.
             limit: slots that its team may use.
         """
-        own = self.by_team[job.team]
-        swaps = bool(own) and own[0].priority < job.priority
-        if not swaps and (not first or self.standings[job.team].held + job.slots > limit):
+        if not self.lower(job) and (not first or self.standings[job.team].held + job.slots > limit):
             return []
         key = (job.team, pool, job.spans)
         if not first and job.slots >= self._refused.get(key, NEVER):
@@ -60,6 +58,11 @@ class Victims:
         if not found and not first:
             self._refused[key] = min(job.slots, self._refused.get(key, NEVER))
         return found
+
+    def lower(self, job: Waiting) -> bool:
+        """Whether a job of its team with lower priority runs."""
+        own = self.by_team[job.team]
+        return bool(own) and own[0].priority < job.priority
 
     def evict(self, leaving: Sequence[Running], job: Waiting, pool: Pool, first: bool) -> dict[int, int]:
         """Stop them, and return the slots that `job` gets by place."""

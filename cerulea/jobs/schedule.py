@@ -22,7 +22,7 @@ from cerulea.jobs.slots import NEVER, Board, Pool
 from cerulea.jobs.view import Decision, Policy, Preemption, Reason, Running, Team, View, Waiting, Worker
 
 _seq, _priority = attrgetter("seq"), attrgetter("priority")
-_shape = attrgetter("team", "kind", "device", "slots", "priority", "spans", "max_ms")  # what decides where it may run
+_shape = attrgetter("team", "kind", "device", "slots", "priority", "spans")  # what decides where it may run
 
 
 def decide(view: View, now: int, policy: Policy = Policy()) -> Decision:
@@ -57,7 +57,7 @@ class _Round:
         position = 0
         for job in self._in_line():
             shape = _shape(job)
-            why = settled.get(shape)
+            why = settled.get(shape) or settled.get((shape, job.max_ms))
             if why is None and (why := self._place(job, shape)) is None:
                 continue
             position += 1
@@ -93,7 +93,9 @@ class _Round:
                     "gang", f"It starts with all its {job.slots} slots at once; those free are kept for it{when}."
                 )
         # Slots only get scarcer from here on: what is true of this job is true of all that ask for the same.
-        why = self.settled[shape] = Reason("turn" if pool.began >= job.slots else "capacity", _sentence(job, pool))
+        why = Reason("turn" if pool.began >= job.slots else "capacity", _sentence(job, pool))
+        hopeless = pool.free < job.slots and not self.victims.lower(job)  # however short it is
+        self.settled[shape if hopeless else (shape, job.max_ms)] = why
         return why
 
     def _seat(self, job: Running) -> None:
