@@ -140,6 +140,7 @@ def test_a_file_that_changes_while_it_is_put_leaves_no_blob(
 
 
 def test_many_may_put_the_same_file_at_once(store: Blobs, tmp_path: Path):
+    """Azure keeps the parts of the one who ends first, and refuses the list of parts of the others."""
     (tmp_path / "a").write_bytes(os.urandom(100_000))
 
     with ThreadPoolExecutor(8) as pool:
