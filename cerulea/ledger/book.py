@@ -14,6 +14,7 @@ Not here: how rows and counters change (`entries`, `holds`, `resolve`, `funds`, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
 from cerulea.core.clock import Clock
@@ -349,21 +350,25 @@ class Ledger:
         Returns:
             The keys of the holds that were given back.
         """
+        now = self.clock.now()
+        # PostgreSQL: each in a transaction of its own, for who has one account and wants another can be in the way
+        # of somebody who has that one.
+        at_once = SWEPT if self.database.dialect == "sqlite" else 1
+        due = self._read(tx, lambda tx: holds.expired(tx, now))
         given_back: list[str] = []
-        while True:
-            some = self.database.within(tx, lambda tx: self._expire_some(tx))
-            given_back += some
-            if len(some) < SWEPT:
-                return given_back
+        for first in range(0, len(due), at_once):
+            some = due[first : first + at_once]
+            given_back += self.database.within(tx, partial(self._expire, hold_keys=some, now=now))
+        return given_back
 
-    def _expire_some(self, tx: Tx) -> list[str]:
-        now, gone = self.clock.now(), []
-        for hold_key in holds.expired(tx, now, SWEPT):
+    def _expire(self, tx: Tx, hold_keys: list[str], now: int) -> list[str]:
+        gone = []
+        for hold_key in hold_keys:
             try:
                 ending = Ending(hold=hold_key, amount=0, kind="expire", key=f"ledger:expire:{hold_key}", at=now)
                 resolve.end(tx, ending)
             except HoldClosed:
-                continue  # somebody settled it at this very moment, which is as good
+                continue  # somebody settled or renewed it at this very moment, which is as good
             gone.append(hold_key)
         return gone
 

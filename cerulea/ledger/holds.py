@@ -214,13 +214,12 @@ def open_holds(tx: Tx, fund: str, team: str | None = None) -> list[Hold]:
     return [_hold(row) for row in rows]
 
 
-def expired(tx: Tx, now: int, limit: int) -> list[str]:
+def expired(tx: Tx, now: int) -> list[str]:
     """Keys of open holds past their time that belong to no job."""
     rows = tx.all(
         "SELECT key FROM open_hold WHERE expires_at IS NOT NULL AND expires_at <= :now AND job IS NULL "
-        "ORDER BY expires_at, key LIMIT :limit",
+        "ORDER BY expires_at, key",
         now=now,
-        limit=limit,
     )
     return [row.key for row in rows]
 

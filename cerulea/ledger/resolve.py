@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from cerulea.core.errors import Conflict, MoneyInvalid
+from cerulea.core.errors import Conflict, HoldClosed, MoneyInvalid
 from cerulea.core.money import Nanos, show
 from cerulea.ledger import entries, holds
 from cerulea.ledger.entries import COLUMNS, KEY_IS_NEW, Transfer
@@ -20,7 +20,10 @@ from cerulea.store.database import Tx
 
 TRIES = 20  # of an ending that was refused for a reason that had gone when it was looked up
 
-_TAKE = f"DELETE FROM open_hold WHERE key = :hold AND amount >= :amount AND {KEY_IS_NEW}"
+_TAKE = (
+    "DELETE FROM open_hold WHERE key = :hold AND amount >= :amount AND (:kind <> 'expire' OR expires_at <= :at) "
+    f"AND {KEY_IS_NEW}"
+)
 _RELEASE = (
     "UPDATE account SET dr_pending = dr_pending - {held}, dr_posted = dr_posted + :amount WHERE account.id = {account}"
 )
@@ -113,7 +116,8 @@ def end(tx: Tx, ending: Ending) -> Transfer:
             row = _take(tx, values)
         if row is not None:
             return ending.transfer(row)
-        if (first := entries.repeated(tx, ending.key, values["asked"])) is not None:
+        first = entries.repeated(tx, ending.key, values["asked"])
+        if first is not None and ending.kind != "expire":  # two sweeps have one key and are no repeats of each other
             return first
         hold = holds.get(tx, ending.hold)
         if hold is None:
@@ -124,18 +128,15 @@ def end(tx: Tx, ending: Ending) -> Transfer:
                 why="What is charged was held before, so that no team pays more than it has.",
                 fix="Extend the hold first, or settle for at most what it has.",
             )
+        if ending.kind == "expire":
+            raise HoldClosed(f"Hold {ending.hold!r} was renewed.", why="Its time is not over.")
         # It was extended between the refusal and the look at it: ask again.
     raise Conflict(f"Hold {ending.hold!r} is busier than its ending could wait for.", fix="Try again.")
 
 
 def _take(tx: Tx, values: dict[str, Any]) -> Any | None:
     """Take a hold off the list, release its legs, write their rows; the money's row, or None where a guard said no."""
-    taken = tx.one(
-        f"{_TAKE} RETURNING key, seq, debit, credit, amount, legs, job, request",
-        hold=values["hold"],
-        amount=values["amount"],
-        key=values["key"],
-    )
+    taken = tx.one(f"{_TAKE} RETURNING key, seq, debit, credit, amount, legs, job, request", **values)
     if taken is None:
         return None
     if taken.legs == 0:

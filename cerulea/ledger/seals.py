@@ -15,11 +15,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
+
 from cerulea.core.clock import Clock
 from cerulea.ledger.entries import COLUMNS
 from cerulea.store.database import Database, Tx
 
 ROWS = 20_000  # that one seal binds at most
+PATIENCE_MS = 200  # how long running writers are waited for; well below PostgreSQL's search for deadlocks
+LOCK_NOT_AVAILABLE = "55P03"
 LEAF = 8  # hex digits of a row's hash that a seal keeps
 GAP = "-" * LEAF  # a number that no row has: its writer took it and failed
 ROW = f"seq, {COLUMNS}"
@@ -58,13 +62,15 @@ def seal(database: Database, clock: Clock) -> int:
     """Bind every row that is complete by now; how many seals it took.
 
     On PostgreSQL writers are waited for and held up for a moment only, while the last number is read: after it, every
-    smaller number is written or will never be.
+    smaller number is written or will never be. Where they do not come to an end within PATIENCE_MS nothing is sealed
+    this time; they may be waiting for somebody who waits for us.
     """
-    if database.dialect == "postgresql":
+    try:
         last = database.write(_last_complete)
-    else:
-        with database.read() as tx:
-            last = int(tx.value("SELECT COALESCE(MAX(seq), 0) FROM transfer"))
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        return 0
     made = 0
     while database.write(_next_seal(last, clock.now())):
         made += 1
@@ -72,7 +78,9 @@ def seal(database: Database, clock: Clock) -> int:
 
 
 def _last_complete(tx: Tx) -> int:
-    tx.run("LOCK TABLE transfer IN SHARE MODE")
+    if tx.dialect == "postgresql":
+        tx.run(f"SET LOCAL lock_timeout = {PATIENCE_MS}")
+        tx.run("LOCK TABLE transfer IN SHARE MODE")
     return int(tx.value("SELECT COALESCE(MAX(seq), 0) FROM transfer"))
 
 
