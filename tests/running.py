@@ -28,7 +28,13 @@ class Up:
 
     def __init__(self, home: Path, *, workers: int = 1, environment: dict[str, str] | None = None) -> None:
         self.home, self.workers = home, workers
-        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "CERULEA_THREADS": "1", "PYTHONWARNINGS": "", **(environment or {})}
+        self.environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "CERULEA_THREADS": "1",
+            "PYTHONWARNINGS": "",
+            **(environment or {}),
+        }
         self.key = ""
         self.url = ""
         self.port = 0
@@ -56,7 +62,8 @@ class Up:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
+        self._reader.start()
         found = self.wait_for(self._told, "up to say where it is")
         self.url, self.key = found["url"], found["admin_key"] or self.key
 
@@ -67,7 +74,7 @@ class Up:
         if self.process.poll() is None:
             self.process.terminate()
         code = self.process.wait(timeout=PATIENCE_S)
-        self.process = None
+        self._close()
         return code
 
     def kill(self) -> None:
@@ -76,19 +83,15 @@ class Up:
         children = descendants(self.process.pid)
         self.process.kill()
         self.process.wait()
-        self.process = None
+        self._close()
         self.wait_for(lambda: not any(alive(pid) for pid in children), "the tree to end with its root")
         self.said.clear()
 
     def child(self, part: str) -> int:
         """The pid of the server, the conductor, the agent, or of a job's process (`job`)."""
         assert self.process is not None
-        module = "cerulea.cli.job" if part == "job" else "cerulea.cli.parts"
-        found = [pid for pid in descendants(self.process.pid) if module in command_of(pid)]
-        if part == "job":
-            return found[0] if found else 0
-        order = ("server", "conductor", "agent")
-        return sorted(found)[order.index(part)]
+        words = "cerulea.cli.job" if part == "job" else f"cerulea.cli.parts {part}"
+        return next((pid for pid in descendants(self.process.pid) if words in command_of(pid)), 0)
 
     def get(self, path: str, **query: Any) -> Any:
         """GET below /api; asked again while the server is being started again."""
@@ -150,6 +153,13 @@ class Up:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
+
+    def _close(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        self._reader.join(timeout=PATIENCE_S)
+        self.process.stdout.close()
+        self.process = None
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,18 +41,28 @@ def serve(settings: Settings, host: str, port: int) -> None:
     import uvicorn
 
     from cerulea.api.app import create_app
+    from cerulea.flows.conduct import say_open
     from cerulea.flows.platform import open_platform
 
+    class Server(uvicorn.Server):
+        """Says that it answers once it does: from then on the conductor expects workers to report."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            threading.Thread(target=announce, daemon=True).start()
+
+    closed = threading.Event()
+
+    def announce() -> None:
+        while not closed.is_set():
+            say_open(platform)
+            closed.wait(1.0)
+
     with open_platform(settings) as platform:
-        config = uvicorn.Config(
-            create_app(platform),
-            host=host,
-            port=port,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=3,
-        )
-        uvicorn.Server(config).run()
+        config = uvicorn.Config(create_app(platform), host=host, port=port, log_level="warning", access_log=False)
+        config.timeout_graceful_shutdown = 3
+        Server(config).run()
+        closed.set()
 
 
 def conduct(settings: Settings) -> None:

@@ -34,7 +34,7 @@ from cerulea.core.settings import Settings
 
 READY_S = 60.0
 QUICK_S = 10.0  # a child that lived longer is started again at once
-BACKOFF_S = (0.2, 1.0, 3.0, 10.0, 30.0)
+BACKOFF_S = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 STOP_S = 75.0  # for draining, before a child is killed
 
 
@@ -220,7 +220,7 @@ class _Tree:
     def _start(self, part: Part) -> None:
         # A session of its own: Ctrl-C in this terminal is for us, and we tell the children in the right order.
         process = subprocess.Popen(
-            [sys.executable, "-m", "cerulea.cli.parts"],
+            [sys.executable, "-m", "cerulea.cli.parts", part.name],  # the name is for whoever looks at `ps`
             stdin=subprocess.PIPE,
             env={**os.environ, PARENT: str(os.getpid())},
             start_new_session=True,

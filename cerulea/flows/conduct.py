@@ -1,8 +1,8 @@
 """The conductor: decides who runs next, takes back what was lost, wakes what waited for money, closes the books.
 
 In:      an open platform. One conductor works at a time, by a lease in the database; others wait for it.
-Kept:    after a start, or when the calendar jumps, nobody is declared lost for one lease: workers that are alive say
-         so within that time.
+Kept:    after a start, when no server answered, or when the calendar jumped, nobody is declared lost for one lease:
+         workers that are alive say so within that time.
 Not here: the policy (`jobs.schedule`), what placing costs (`flows.work`).
 """
 
@@ -23,6 +23,7 @@ from cerulea.store.database import Tx
 TICK_S = 0.2
 LEAD_MS = 15_000
 JUMP_MS = 5_000  # the calendar and the steady clock differ by more: somebody set it
+OPEN_MS = 3_000  # how long a server's word that it answers holds
 BOOKS_S = 30.0  # between expiring, lapsing and sealing
 
 
@@ -43,6 +44,7 @@ class Conductor:
         if not self._lead():
             return False
         self._notice_jumps()
+        self._notice_silence()
         clock = self.platform.clock
         if clock.elapsed() >= self._graceful_until:
             self.reap()
@@ -138,12 +140,33 @@ class Conductor:
         self._leads_until = clock.elapsed() + LEAD_MS if won else 0
         return won
 
+    def _notice_silence(self) -> None:
+        """While no server answers, no worker can report: nobody is lost for that."""
+        with self.platform.database.read() as tx:
+            until = tx.value("SELECT until_at FROM lease WHERE name = 'server'")
+        if until is not None and until < self.platform.clock.now():
+            self._graceful_until = self.platform.clock.elapsed() + self.platform.queue.lease_ms
+
     def _notice_jumps(self) -> None:
         clock = self.platform.clock
         offset = _offset(clock)
         if abs(offset - self._offset) > JUMP_MS:
             self._graceful_until = clock.elapsed() + self.platform.queue.lease_ms
         self._offset = offset
+
+
+def say_open(platform: Platform) -> None:
+    """The API answers: whoever serves it says so every second, and the conductor then expects workers to report."""
+    now = platform.clock.now()
+
+    def work(tx: Tx) -> None:
+        tx.run(
+            "INSERT INTO lease (name, holder, until_at) VALUES ('server', '', :until) "
+            "ON CONFLICT (name) DO UPDATE SET until_at = :until",
+            until=now + OPEN_MS,
+        )
+
+    platform.database.write(work)
 
 
 def _offset(clock: Clock) -> int:

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from cerulea.core.settings import read_settings
+from cerulea.flows.platform import open_platform
+from cerulea.flows.runs import loss_curve
+from cerulea.ledger.audit import audit
+from tests.conftest import prose
 from tests.running import Up, alive, descendants, kill
 
 # Charged by tokens, so that the same work costs the same however long a busy machine takes over it.
@@ -65,16 +72,15 @@ def recipe(corpus_folder: Path) -> dict[str, Any]:
 
 def losses(up: Up, job: str) -> list[tuple[int, float]]:
     """The loss column of the run that ended as this job."""
-    from cerulea.flows.runs import loss_curve
-
     return loss_curve(up.home / "runs" / up.job(job)["run"])
 
 
 def weights(up: Up, job: str) -> str:
-    """The digest of the model's weights."""
+    """The digest of the model's weights, as the registry has it."""
     result = up.job(job)["result"]
-    found = up.get(f"/models/{result['model']}@{result['version']}")
-    return found["files"]["model.safetensors"]["sha256"]
+    with open_platform(read_settings({}, home=up.home)) as platform:
+        version = platform.registry.resolve(f"{result['model']}@{result['version']}")
+    return version.manifest["model.safetensors"]["sha256"]
 
 
 def submit(up: Up, recipe: dict[str, Any], **values: Any) -> str:
@@ -88,8 +94,6 @@ def at_step(up: Up, job: str, step: int) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the job is when nothing happens to it."""
-    from tests.conftest import prose
-
     root = tmp_path_factory.mktemp("undisturbed")
     corpus, home = root / "corpus", root / "home"
     corpus.mkdir()
@@ -110,7 +114,8 @@ def same(up: Up, job: str, undisturbed: dict[str, Any]) -> None:
     assert weights(up, job) == undisturbed["weights"]
     assert found["cost"] == undisturbed["cost"]
     assert found["retries"] == 0
-    assert up.get("/funds/audit")["balanced"]
+    with open_platform(read_settings({}, home=up.home)) as platform:
+        assert audit(platform.database).problems == []
 
 
 def test_a_job_runs_and_is_paid_for(undisturbed: dict[str, Any]):
@@ -123,13 +128,13 @@ def test_the_server_is_killed_five_times(home: Path, recipe: dict[str, Any], und
         job = submit(up, recipe)
         for number in range(5):
             at_step(up, job, 20 + 20 * number)
-            kill(up.child("server"))
+            kill(up.wait_for(lambda: up.child("server"), "the server"))
         up.wait_until(job, "SUCCEEDED")
 
         same(up, job, undisturbed)
         assert len(up.job(job)["attempts"]) == 1
-        points = up.get(f"/jobs/{job}/metrics", name="loss", points=2000)["points"]
-        assert len(points) == STEPS
+        curve = up.get(f"/jobs/{job}/metrics", name="loss", points=2000)["buckets"]
+        assert sum(bucket["points"] for bucket in curve) == STEPS
 
 
 def test_the_job_and_then_the_agent_are_killed(home: Path, recipe: dict[str, Any], undisturbed: dict[str, Any]):
@@ -243,10 +248,7 @@ class Second:
     """Another worker of the same platform, on the same machine."""
 
     def __init__(self, up: Up) -> None:
-        import subprocess
-        import sys
-
-        _, key = "", up.cli("key", "create", "second", "--person", "worker")[0]["key"]
+        key = up.cli("key", "create", "second", "--person", "worker")[0]["key"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cerulea.cli.main", "--home", str(up.home), "worker", "--url", up.url],
             env={**up.environment, "CERULEA_KEY": key},

@@ -13,7 +13,7 @@ from cerulea.core.errors import FundTooLow, LeaseStale
 from cerulea.core.money import UNIT, nanos
 from cerulea.core.settings import read_settings
 from cerulea.core.values import Usage
-from cerulea.flows.conduct import Conductor
+from cerulea.flows.conduct import Conductor, say_open
 from cerulea.flows.platform import Platform, open_platform
 from cerulea.flows.work import Desk
 from cerulea.jobs.job import Job, NewJob, Status
@@ -293,6 +293,24 @@ def test_the_conductor_reaps_nothing_for_one_lease_after_a_start_or_a_jump(
     assert platform.queue.get(job.id).status == Status.RUNNING
     clock.advance(platform.queue.lease_ms + 1)
     conductor.tick()
+
+    assert platform.queue.events(job.id)[-1].reason == "lost"
+
+
+def test_nobody_is_lost_while_no_server_answers(platform: Platform, desk: Desk, clock: FakeClock):
+    give(platform, "1000", "a")
+    job = desk.place(submit(platform), {"w": 1})
+    conductor = Conductor(platform, desk)
+    say_open(platform)
+    for _ in range(5):
+        clock.advance(platform.queue.lease_ms)
+        conductor.tick()
+    assert platform.queue.get(job.id).status == Status.STARTING
+
+    for _ in range(2 * platform.queue.lease_ms // 2000):
+        say_open(platform)
+        conductor.tick()
+        clock.advance(2000)
 
     assert platform.queue.events(job.id)[-1].reason == "lost"
 
