@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cerulea import __version__
-from cerulea.api import jobs, live, operate, work
+from cerulea.api import funds, jobs, live, models, operate, people, work
 from cerulea.api.asking import Needs
 from cerulea.api.meter import Meter
 from cerulea.api.problems import MEDIA, Problem, respond
@@ -32,7 +32,7 @@ from cerulea.people import Caller
 
 BODY_BYTES = 1 << 20
 WORK_BODY_BYTES = 32 << 20  # a worker's batch of metrics or log lines
-ROUTERS = (jobs, live, operate, work)
+ROUTERS = (jobs, live, funds, people, models, operate, work)
 PROBLEMS = (400, 401, 402, 403, 404, 409, 413, 422, 503)
 
 log = logging.getLogger("cerulea.api")
@@ -189,7 +189,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                     "content": {MEDIA: {"schema": {"$ref": "#/components/schemas/Problem"}}},
                 }
             if needs is not None:
-                operation["security"] = [{"key": [scope]} for scope in needs.scopes]
+                operation["security"] = [{"key": [scope]} for scope in needs.scopes] or [{"key": []}]
                 if type(needs) is not Needs:
                     operation["security"].append({"lease": []})
                 operation["x-scopes"] = list(needs.scopes)

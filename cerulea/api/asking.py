@@ -35,7 +35,7 @@ def platform_of(request: Request) -> Platform:
 
 
 class Needs:
-    """A dependency: the caller, who has one of these scopes.
+    """A dependency: the caller, who has one of these scopes; any caller where none is named.
 
     Raises:
         KeyUnknown, KeyEnded: nobody we know.
@@ -47,7 +47,7 @@ class Needs:
 
     def __call__(self, request: Request) -> Caller:
         caller = _caller(request)
-        if not any(caller.may(scope) for scope in self.scopes):
+        if self.scopes and not any(caller.may(scope) for scope in self.scopes):
             caller.need(self.scopes[0])
         request.state.caller = caller
         return caller

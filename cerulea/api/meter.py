@@ -65,7 +65,8 @@ class _State(Collector):
         with self.platform.database.read() as tx:
             counts = {row.status: row.n for row in tx.all("SELECT status, count(*) AS n FROM job GROUP BY status")}
             oldest = tx.value("SELECT min(queued_at) FROM job WHERE status = 'QUEUED'")
-            purses = tx.all("SELECT dr_pending, dr_posted FROM account WHERE kind = 'team'")
+            held = sum(row.dr_pending for row in tx.all("SELECT dr_pending FROM account WHERE kind = 'team'"))
+            charged = tx.value("SELECT sum(charged * 1.0) FROM job") or 0.0
             workers = tx.all("SELECT status, count(*) AS n, sum(slots) AS slots FROM worker GROUP BY status")
         jobs = GaugeMetricFamily("cerulea_jobs", "Jobs by status.", labels=["status"])
         for status in Status:
@@ -73,9 +74,8 @@ class _State(Collector):
         yield jobs
         age = 0.0 if oldest is None else max(0.0, (self.platform.clock.now() - oldest) / 1000)
         yield GaugeMetricFamily("cerulea_queue_age_seconds", "How long the oldest job waits.", value=age)
-        held, spent = (sum(row[i] for row in purses) / UNIT for i in (0, 1))
-        yield GaugeMetricFamily("cerulea_money_held", "Held for what runs, in the fund's currency.", value=held)
-        yield GaugeMetricFamily("cerulea_money_settled", "Charged so far, given back included.", value=spent)
+        yield GaugeMetricFamily("cerulea_money_held", "Held for what runs, in the fund's currency.", value=held / UNIT)
+        yield GaugeMetricFamily("cerulea_money_settled", "Charged for jobs so far.", value=float(charged) / UNIT)
         alive = GaugeMetricFamily("cerulea_workers", "Workers by status.", labels=["status"])
         slots = GaugeMetricFamily("cerulea_worker_slots", "Their slots.", labels=["status"])
         for row in workers:

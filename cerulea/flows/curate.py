@@ -13,7 +13,7 @@ from cerulea.registry import AliasMove, Version, read_exact
 from cerulea.store.database import Tx
 
 
-def set_alias(platform: Platform, caller: Caller, label: str, alias: str) -> AliasMove:
+def set_alias(platform: Platform, caller: Caller, label: str, alias: str, *, tx: Tx | None = None) -> AliasMove:
     """Let `alias` name the version that a label names now: `brook@3`, `brook` (the newest) or `brook:candidate`.
 
     Raises:
@@ -22,10 +22,10 @@ def set_alias(platform: Platform, caller: Caller, label: str, alias: str) -> Ali
     """
     caller.need("models:write")
     version = platform.registry.resolve(label, teams=caller.teams)
-    return _move(platform, caller, version.model, alias, version.version, version.team)
+    return _move(platform, caller, version.model, alias, version.version, version.team, tx)
 
 
-def remove_alias(platform: Platform, caller: Caller, model: str, alias: str) -> AliasMove:
+def remove_alias(platform: Platform, caller: Caller, model: str, alias: str, *, tx: Tx | None = None) -> AliasMove:
     """Let `alias` name no version of `model` any more; its history stays.
 
     Raises:
@@ -33,10 +33,10 @@ def remove_alias(platform: Platform, caller: Caller, model: str, alias: str) -> 
     """
     caller.need("models:write")
     team = platform.registry.versions(model, teams=caller.teams)[0].team
-    return _move(platform, caller, model, alias, None, team)
+    return _move(platform, caller, model, alias, None, team, tx)
 
 
-def retire(platform: Platform, caller: Caller, label: str, *, undo: bool = False) -> Version:
+def retire(platform: Platform, caller: Caller, label: str, *, undo: bool = False, tx: Tx | None = None) -> Version:
     """Let one version, `brook@3`, be found no more; or let it be found again.
 
     Raises:
@@ -56,14 +56,16 @@ def retire(platform: Platform, caller: Caller, label: str, *, undo: bool = False
         platform.people.record(caller.actor, action, version.label, version.team, tx=tx)
         return version
 
-    return platform.database.write(work)
+    return platform.database.within(tx, work)
 
 
-def _move(platform: Platform, caller: Caller, model: str, alias: str, version: int | None, team: str) -> AliasMove:
+def _move(
+    platform: Platform, caller: Caller, model: str, alias: str, version: int | None, team: str, tx: Tx | None
+) -> AliasMove:
     def work(tx: Tx) -> AliasMove:
         move = platform.registry.alias(model, alias, version, caller.actor, teams=caller.teams, tx=tx)
         detail = {"before": move.before, "after": move.after}
         platform.people.record(caller.actor, "model.alias", f"{model}:{alias}", team, detail, tx=tx)
         return move
 
-    return platform.database.write(work)
+    return platform.database.within(tx, work)

@@ -16,10 +16,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from cerulea.core.errors import Invalid, JobKindUnknown, NotFound, RecipeInvalid
+from cerulea.core.errors import Invalid, JobKindUnknown, RecipeInvalid
 from cerulea.core.money import Nanos, cost, show
 from cerulea.flows.agent import KINDS
 from cerulea.flows.estimate import Estimate, estimate_of
+from cerulea.flows.fund import find_fund, find_team
 from cerulea.flows.platform import Platform
 from cerulea.jobs.job import Job, NewJob
 from cerulea.people import Caller
@@ -267,12 +268,10 @@ def _payer(platform: Platform, caller: Caller, team: str | None, fund: str | Non
     Raises:
         NotFound: names the nearest.
     """
-    known = {row.name: row.fund for row in tx.all("SELECT name, fund FROM team ORDER BY name")}
-    seen = [name for name in known if caller.teams is None or name in caller.teams]
     wanted = team or caller.team
-    if wanted not in seen:
-        raise NotFound(f"There is no team {wanted[:100]!r}.", why=_nearest(wanted, seen), fix="See: cerulea team list")
-    paying = fund or known[wanted]
+    own = find_team(platform, caller, wanted, tx)
+    paying = fund or own
+    find_fund(platform, caller, paying, tx)
     platform.ledger.available(paying, wanted, tx=tx)
     return wanted, paying
 
@@ -295,8 +294,3 @@ def _device(tx: Tx) -> str:
         row.device for row in tx.all("SELECT DISTINCT device FROM worker WHERE status = 'alive' AND kinds <> ''")
     }
     return "cuda" if "cuda" in devices else "cpu"
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"The nearest name is {near[0]!r}." if near else f"There are {', '.join(known[:5])}." if known else ""

@@ -1,0 +1,288 @@
+"""The wire format of people (teams, persons, keys) and of models."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cerulea.api.schema import In, Moment, Name, Out, Text, moment
+from cerulea.core.clock import iso
+from cerulea.people import ApiKey, Person, Team
+from cerulea.registry import AliasMove, Lineage, Listed, Version
+
+Role = Literal["viewer", "developer", "operator", "finance", "admin", "service"]
+
+
+class Me(Out):
+    """Who you are here."""
+
+    person: str
+    team: str
+    role: str
+    key: str = Field(description="Your key's prefix; empty on the machine itself.")
+    scopes: list[str]
+    everywhere: bool = Field(description="All teams exist for you; otherwise your own.")
+
+
+class NewTeam(In):
+    """A team to make."""
+
+    name: Name
+    fund: Name = Field("home", description="What pays for its jobs by default.")
+    weight: int = Field(1, ge=1, le=1_000_000, description="Twice the weight is due twice the slots.")
+    slots: int = Field(0, ge=0, le=1_000_000, description="Its own, which it gets back from whoever borrows them.")
+    borrows: bool = Field(True, description="May use what others leave.")
+
+
+class TeamChange(In):
+    """What is to be different; what is null stays."""
+
+    weight: int | None = Field(None, ge=1, le=1_000_000)
+    slots: int | None = Field(None, ge=0, le=1_000_000)
+    borrows: bool | None = None
+
+
+class TeamOut(Out):
+    """A team."""
+
+    name: str
+    fund: str
+    weight: int
+    slots: int
+    borrows: bool
+    created_at: Moment
+
+
+class TeamList(Out):
+    """Teams, by name."""
+
+    items: list[TeamOut]
+
+
+class NewMember(In):
+    """A person's role in a team, instead of the one before."""
+
+    person: Name
+    role: Role
+
+
+class MemberOut(Out):
+    """A person's role in a team; empty where it was taken."""
+
+    person: str
+    team: str
+    role: str
+
+
+class NewPerson(In):
+    """A person to add."""
+
+    name: Name
+    team: Name
+    role: Role = "developer"
+
+
+class PersonOut(Out):
+    """A person, or a program that acts as one."""
+
+    name: str
+    roles: dict[str, str] = Field(description="By team.")
+    created_at: Moment
+
+
+class PersonList(Out):
+    """Persons, by name."""
+
+    items: list[PersonOut]
+
+
+class NewKey(In):
+    """A key to make."""
+
+    person: Name
+    team: Name
+    name: Text = Field("key", min_length=1, description="What it is for.", examples=["laptop"])
+    scopes: list[Text] = Field([], max_length=20, description="What to narrow it to; none: all that the role may do.")
+    days: int | None = Field(None, ge=1, le=36_500, description="How long it opens anything; null: for ever.")
+
+
+class KeyOut(Out):
+    """What is kept of a key."""
+
+    prefix: str
+    name: str
+    person: str
+    team: str
+    role: str = Field(description="The person's in that team now; empty: the key opens nothing.")
+    scopes: list[str]
+    expires_at: Moment | None
+    revoked_at: Moment | None
+    used_at: Moment | None
+    created_at: Moment
+
+
+class MadeKey(KeyOut):
+    """A key, with its text this one time."""
+
+    key: str | None = Field(description="Shown once; null where the same was asked for again.")
+
+
+class KeyList(Out):
+    """Keys, the newest first."""
+
+    items: list[KeyOut]
+
+
+class ModelOut(Out):
+    """A model."""
+
+    model: str
+    team: str
+    newest: int = Field(description="Version; 0 where every version is retired.")
+    versions: int
+    aliases: dict[str, int]
+    updated_at: Moment
+
+
+class ModelList(Out):
+    """Models, by name."""
+
+    items: list[ModelOut]
+
+
+class VersionOut(Out):
+    """A version of a model."""
+
+    label: str = Field(examples=["brook@3"])
+    model: str
+    version: int
+    team: str
+    digest: str
+    files: dict[str, dict[str, Any]]
+    card: dict[str, Any]
+    job: str | None
+    run: str | None
+    parent: str | None
+    corpus: str
+    actor: str
+    created_at: Moment
+    retired_at: Moment | None
+
+
+class MoveOut(Out):
+    """A move of an alias."""
+
+    model: str
+    alias: str
+    before: int | None
+    after: int | None
+    actor: str
+    at: Moment
+
+
+class ModelDetail(VersionOut):
+    """A version with its aliases, their history, and where it came from."""
+
+    aliases: list[str]
+    history: list[MoveOut] = Field(description="Every move of every alias of the model, oldest first.")
+    parents: list[str] = Field(description="What it was made from, the nearest first.")
+    children: list[str] = Field(description="What was made from it.")
+    versions: list[int]
+
+
+class NewAlias(In):
+    """An alias for the version that the path names."""
+
+    alias: Name
+
+
+class Retiring(In):
+    """Let a version be found no more, or again."""
+
+    undo: bool = False
+
+
+def team_out(team: Team) -> TeamOut:
+    """A team on the wire."""
+    return TeamOut(
+        name=team.name,
+        fund=team.fund,
+        weight=team.weight,
+        slots=team.slots,
+        borrows=team.borrows,
+        created_at=iso(team.created_at),
+    )
+
+
+def person_out(person: Person) -> PersonOut:
+    """A person on the wire."""
+    return PersonOut(name=person.name, roles=person.roles, created_at=iso(person.created_at))
+
+
+def key_values(key: ApiKey) -> dict[str, Any]:
+    """What is kept of a key, on the wire."""
+    return {
+        "prefix": key.prefix,
+        "name": key.name,
+        "person": key.person,
+        "team": key.team,
+        "role": key.role,
+        "scopes": list(key.scopes),
+        "expires_at": moment(key.expires_at),
+        "revoked_at": moment(key.revoked_at),
+        "used_at": moment(key.used_at),
+        "created_at": iso(key.created_at),
+    }
+
+
+def model_out(found: Listed) -> ModelOut:
+    """A model on the wire."""
+    return ModelOut(
+        model=found.model,
+        team=found.team,
+        newest=found.newest,
+        versions=found.versions,
+        aliases=found.aliases,
+        updated_at=iso(found.updated_at),
+    )
+
+
+def version_values(found: Version) -> dict[str, Any]:
+    """A version on the wire."""
+    return {
+        "label": found.label,
+        "model": found.model,
+        "version": found.version,
+        "team": found.team,
+        "digest": found.digest,
+        "files": found.manifest,
+        "card": found.card,
+        "job": found.job,
+        "run": found.run,
+        "parent": found.parent,
+        "corpus": found.corpus,
+        "actor": found.actor,
+        "created_at": iso(found.created_at),
+        "retired_at": moment(found.retired_at),
+    }
+
+
+def move_out(move: AliasMove) -> MoveOut:
+    """A move of an alias on the wire."""
+    return MoveOut(
+        model=move.model, alias=move.alias, before=move.before, after=move.after, actor=move.actor, at=iso(move.at)
+    )
+
+
+def detail_out(lineage: Lineage, aliases: dict[str, int], moves: list[AliasMove], versions: list[int]) -> ModelDetail:
+    """A version with its surroundings on the wire."""
+    found = lineage.version
+    return ModelDetail(
+        **version_values(found),
+        aliases=[alias for alias, version in aliases.items() if version == found.version],
+        history=[move_out(move) for move in moves],
+        parents=[one.label for one in lineage.parents],
+        children=[one.label for one in lineage.children],
+        versions=versions,
+    )
