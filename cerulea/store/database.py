@@ -4,8 +4,8 @@ In:      a URL; SQL with :name parameters.
 Out:     rows; the value of a function that ran in a transaction which is on disk.
 Kept:    a `write` that returned is durable; one that raised left nothing. `work` may run more than once and
          therefore touches nothing but its transaction.
-SQLite:  whoever holds the pen writes for all who wait: up to BATCH functions in one transaction, each in a
-         savepoint of its own, one fsync for all of them (group commit).
+SQLite:  whoever leads writes for all who wait: up to BATCH functions in one transaction, each in a savepoint of
+         its own, one fsync for all of them (group commit).
 PostgreSQL: one transaction each, READ COMMITTED, tried again when another one was in the way.
 Not here: tables (`migrations`), what the rows mean (`ledger`, `jobs`, `registry`, `people`).
 """
@@ -143,10 +143,13 @@ def _placeholder(found: re.Match[str]) -> str:
 class _Pending(Generic[T]):
     """A function that waits to be written, and what became of it."""
 
-    __slots__ = ("done", "error", "result", "work")
+    __slots__ = ("called", "done", "error", "leads", "result", "work")
 
     def __init__(self, work: Callable[[Tx], T]) -> None:
         self.work = work
+        self.called = threading.Lock()  # held until its thread is called: it is done, or it is to write
+        self.called.acquire()
+        self.leads = False
         self.done = False
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -173,7 +176,9 @@ class Database:
             raise _unknown_url(url) from error
         self.dialect = address.get_backend_name()
         self._waiting: deque[_Pending[Any]] = deque()
-        self._pen = threading.Lock()
+        self._queue = threading.Lock()  # guards who waits and who leads; held for a moment only
+        self._led = False
+        self._pen = threading.Lock()  # held while a batch is written
         self._writer: sqlalchemy.Connection | None = None
         if self.dialect == "sqlite":
             if address.database and address.database != ":memory:":
@@ -214,10 +219,22 @@ class Database:
         if self.dialect == "postgresql":
             return self._write_alone(work)
         pending = _Pending(work)
-        self._waiting.append(pending)
-        with self._pen:
-            while not pending.done:
-                self._write_batch()
+        with self._queue:
+            self._waiting.append(pending)
+            if not self._led:
+                self._led = pending.leads = True
+        try:
+            if not pending.leads:
+                pending.called.acquire()
+        except BaseException:  # interrupted while it waited: it must not be called to lead later
+            with self._queue:
+                if pending in self._waiting and not pending.leads:
+                    self._waiting.remove(pending)
+            if pending.leads:
+                self._hand_over()
+            raise
+        if pending.leads:
+            self._lead()
         if pending.error is not None:
             raise pending.error
         return pending.result  # type: ignore[return-value]
@@ -260,9 +277,28 @@ class Database:
                     raise
         raise AssertionError("unreachable")
 
-    def _write_batch(self) -> None:
-        """Take up to BATCH of those who wait, run them, commit once. The pen is held."""
-        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+    def _lead(self) -> None:
+        """Write one batch, its own thread's work first, and let the next one lead before the others are called."""
+        with self._queue:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        try:
+            with self._pen:
+                self._write_batch(batch)
+        finally:
+            self._hand_over()
+            for pending in batch[1:]:
+                pending.called.release()
+
+    def _hand_over(self) -> None:
+        """Who waits longest leads next; those who come back meanwhile fill the batch after that."""
+        with self._queue:
+            self._led = bool(self._waiting)
+            if self._led:
+                self._waiting[0].leads = True
+                self._waiting[0].called.release()
+
+    def _write_batch(self, batch: list[_Pending[Any]]) -> None:
+        """Run all of a batch and commit once. The pen is held."""
         try:
             if self._writer is None:
                 self._writer = self.engine.connect()
