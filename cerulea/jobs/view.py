@@ -51,6 +51,7 @@ class Waiting:
     max_ms: int | None = None  # it surely ends within this; None where nobody knows
     spans: bool = True  # may use slots of several workers
     promised: bool = False  # the last decision freed slots for it (its reason was `preempting`)
+    gave_way_to: frozenset[str] = frozenset()  # jobs that it was stopped for before; it does not stop them in turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,8 +46,7 @@ class Cluster:
         self.running: dict[str, Running] = {}
         self.ends: list[tuple[int, str, int]] = []  # when, job, start that it belongs to
         self.slot_ms: Counter[str] = Counter()  # by team
-        self.exchanged: dict[tuple[str, str], int] = {}  # (preempted, for whom): when
-        self.returned = 0  # pairs of jobs that preempted one another, however long between
+        self.exchanged: set[tuple[str, str]] = set()  # (preempted, for whom)
         self.preempted: Counter[str] = Counter()
         self.longest_first_ms = 0  # how long a job was the first in line
         self.finished = 0
@@ -163,10 +162,10 @@ class Cluster:
         running = self.running[victim]
         assert running.preemptible and not running.stopping
         now = self.clock.now()
-        if (before := self.exchanged.get((beneficiary, victim))) is not None:
-            self.returned += 1
-            assert now - before > 60 * MINUTE, "preempted back and forth"
-        self.exchanged[victim, beneficiary] = now
+        assert (beneficiary, victim) not in self.exchanged, "preempted back and forth"
+        self.exchanged.add((victim, beneficiary))
+        job = self.works[victim].job
+        self.works[victim].job = dataclasses.replace(job, gave_way_to=job.gave_way_to | {beneficiary})
         self.preempted[victim] += 1
         self.running[victim] = dataclasses.replace(running, stopping=True)
         heapq.heappush(self.ends, (now + SAVE_MS, victim, running.started_at))

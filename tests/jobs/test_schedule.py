@@ -169,6 +169,16 @@ def test_who_just_started_is_left_alone():
     assert decided([asks(1, "a")], [machine(4, 0)], begun, own).preemptions == []
 
 
+def test_nobody_stops_the_job_that_it_was_stopped_for():
+    """Team a may take one of its own slots back, but from r1: it was r0 that took the place of w1."""
+    teams = [Team(name="a", slots=1), Team(name="b", used=1e9)]
+    running = [runs("r0", "b", started_at=NOW - 5 * MINUTE), runs("r1", "b")]
+
+    decision = decided([asks(1, "a", gave_way_to=frozenset({"r0"}))], [machine(2, 0)], running, teams)
+
+    assert decision.preemptions == [Preemption("r1", "w1")]
+
+
 def test_a_team_that_may_not_borrow_stays_within_its_slots():
     teams = [Team(name="a", slots=2, borrows=False), Team(name="b")]
     waiting = [asks(1), asks(2, slots=3), asks(3, slots=2), asks(4)]
