@@ -16,7 +16,8 @@ import typer
 from typer import Argument, Option
 
 from cerulea import __version__
-from cerulea.cli import up
+from cerulea.cli import fund as money
+from cerulea.cli import jobs, people, up
 from cerulea.cli.lines import put
 from cerulea.cli.options import Home, Json, ModelName, settings_of
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
@@ -37,6 +38,10 @@ app = typer.Typer(
 
 app.command()(up.up)
 app.command()(up.worker)
+for story in jobs.COMMANDS:
+    app.command()(story)
+for word, part in (("fund", money.app), ("team", people.teams), ("person", people.persons), ("key", people.keys)):
+    app.add_typer(part, name=word)
 
 
 @app.callback(invoke_without_command=True)

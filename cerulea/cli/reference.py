@@ -57,11 +57,7 @@ def _holds(path: Path, text: str) -> bool:
 def cli_page() -> str:
     """Every command with its arguments and options."""
     group: Any = typer.main.get_command(app)
-    hints = {
-        spec.callback.__name__: typing.get_type_hints(spec.callback)
-        for spec in app.registered_commands
-        if spec.callback
-    }
+    found = dict(commands(group))
     parts = [
         "# The command line\n",
         WRITTEN.format(source="cerulea/cli/main.py"),
@@ -70,24 +66,38 @@ def cli_page() -> str:
         "also be given before the command.\n",
         _table(
             ("command", "what it does"),
-            ((f"[`{name}`](#cerulea-{name})", c.help) for name, c in group.commands.items()),
+            ((f"[`{name}`](#cerulea-{name.replace(' ', '-')})", c.help) for name, c in found.items()),
         ),
-        "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 5 a conflict with what is there, 130 stopped by\n"
-        "Ctrl-C before it was done (the first one during training finishes the step, saves, and is no failure). With\n"
+        "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 not enough money, 4 not allowed, 5 a conflict with\n"
+        "what is there, 6 the platform does not answer, 130 stopped by Ctrl-C before it was done (the first one\n"
+        "during training finishes the step, saves, and is no failure). `cerulea watch` ends as its job did. With\n"
         "`--json` an error is a line too: `event`, `code`, `what`, `why`, `fix`. [errors.md](errors.md) lists them.\n",
     ]
-    for name, command in group.commands.items():
-        types_of = hints[command.callback.__name__]
+    for name, command in found.items():
+        types_of = typing.get_type_hints(command.callback.__wrapped__)
         arguments = [p for p in command.params if not p.opts[0].startswith("-")]
         options = [p for p in command.params if p.opts[0].startswith("-")]
-        words = [p.metavar or p.name.upper() for p in arguments]
+        words = [_word(p) for p in arguments]
         words += [_option(p, types_of[p.name]).strip("`") for p in options if p.required]
         usage = " ".join(["cerulea", name, *words, "[options]"])
         parts += [f"## cerulea {name}\n", f"{command.help}\n", f"    {usage}\n"]
-        rows = [(f"`{p.metavar or p.name.upper()}`", p.help, "") for p in arguments]
+        rows = [(f"`{_word(p)}`", p.help, "") for p in arguments]
         rows += [(_option(p, types_of[p.name]), p.help, _default(p)) for p in options]
         parts.append(_table(("argument or option", "meaning", "default"), rows))
     return "\n".join(parts)
+
+
+def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its words: `train`, `fund draw`."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
+
+
+def _word(argument: Any) -> str:
+    return str(argument.metavar or argument.name.upper())
 
 
 def _option(option: Any, hint: Any) -> str:

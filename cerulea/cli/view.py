@@ -42,7 +42,7 @@ class TrainView:
         self.as_json, self.quiet = as_json, quiet
         self.console = Console()
         self.live: Live | None = None
-        self.started: Started | None = None
+        self.title = "training"
         self.last: Progress | None = None
         self.evaluations: list[Evaluation] = []
         self.losses: list[float] = []
@@ -126,7 +126,7 @@ class TrainView:
             self._end(event)
 
     def _begin(self, started: Started) -> None:
-        self.started = started
+        self.title = started.recipe.name
         how = started.execution
         compiled = ", compiled" if how.compile else ""
         print(
@@ -208,8 +208,7 @@ class TrainView:
         parts: list[Any] = [rows]
         if self.evaluations and self.evaluations[-1].sample:
             parts.append(Text("\n" + self.evaluations[-1].sample[:600], style="italic"))
-        title = self.started.recipe.name if self.started else "training"
-        return Panel(Group(*parts), title=title, border_style="blue")
+        return Panel(Group(*parts), title=self.title, border_style="blue")
 
     def _end(self, done: Done) -> None:
         if self.live is not None:

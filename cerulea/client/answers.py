@@ -47,7 +47,7 @@ def _plan(kind: type) -> list[tuple[str, Any]]:
     """Each field, and what a list of values in it is made of; looked up once for each kind."""
     if kind not in _PLANS:
         hints = typing.get_type_hints(kind)
-        _PLANS[kind] = [(field.name, _inner(hints[field.name])) for field in fields(kind)]  # type: ignore[arg-type]
+        _PLANS[kind] = [(field.name, _inner(hints[field.name])) for field in fields(kind)]
     return _PLANS[kind]
 
 
