@@ -119,6 +119,13 @@ def bury(body: Who, caller: Works, desk: AtDesk) -> Told:
     return Told(status="gone")
 
 
+@router.post("/drain", response_model=Told)
+def drain(body: Who, caller: Works, desk: AtDesk) -> Told:
+    """A worker is about to go: nothing new for it."""
+    desk.drain(body.worker)
+    return Told(status="draining")
+
+
 @router.post("/leave", response_model=Told)
 def leave(body: Who, caller: Works, desk: AtDesk) -> Told:
     """A worker goes."""

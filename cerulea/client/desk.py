@@ -37,6 +37,10 @@ class RemoteDesk:
         """A worker is surely dead, and its jobs' processes with it."""
         self._post("bury", {"worker": worker})
 
+    def drain(self, worker: str) -> None:
+        """A worker is about to go: nothing new for it."""
+        self._post("drain", {"worker": worker})
+
     def leave(self, worker: str) -> None:
         """A worker goes."""
         self._post("leave", {"worker": worker})

@@ -8,6 +8,7 @@ Not here: the job itself (`flows.perform`, in its own process), the queue.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -38,6 +39,8 @@ class AgentDesk(Protocol):
     ) -> list[tuple[str, str]]: ...
 
     def bury(self, worker: str) -> None: ...
+
+    def drain(self, worker: str) -> None: ...
 
     def leave(self, worker: str) -> None: ...
 
@@ -107,6 +110,8 @@ class Agent:
 
     def drain(self) -> None:
         """Let every job save and go back to the queue, then leave."""
+        with contextlib.suppress(Unreachable):  # then it gives us nothing new either
+            self.desk.drain(self.id)
         for running in self.running.values():
             running.child.stop()
         deadline = monotonic() + DRAIN_S

@@ -89,9 +89,13 @@ class Desk:
 
     # -- the worker ---------------------------------------------------------------------------------
 
+    def drain(self, worker: str) -> None:
+        """A worker is about to go: nothing new for it."""
+        self.platform.workers.mark(worker, "draining")
+
     def leave(self, worker: str) -> None:
-        """A worker goes."""
-        self.platform.workers.mark(worker, "gone")
+        """A worker goes; what it was given and did not end waits for another one."""
+        self.bury(worker)
 
     def enlist(self, worker: str, *, name: str, slots: int, device: str, kinds: Sequence[str]) -> list[tuple[str, str]]:
         """A worker is there; (id, name) of the others."""
