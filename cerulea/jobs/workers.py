@@ -11,7 +11,7 @@ from typing import Any
 from cerulea.core.clock import Clock
 from cerulea.store.database import Database, Tx
 
-SILENT_MS = 30_000  # a worker that says nothing for this long gets nothing new
+SILENT_MS = 15_000  # a worker that says nothing for this long gets nothing new; shorter than a lease
 
 
 class Workers:

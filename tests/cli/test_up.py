@@ -248,7 +248,7 @@ class Second:
     """Another worker of the same platform, on the same machine."""
 
     def __init__(self, up: Up) -> None:
-        key = up.cli("key", "create", "second", "--person", "worker")[0]["key"]
+        key = up.cli("key", "create", "--name", "second", "--person", "worker", "--team", "home")[0]["key"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cerulea.cli.main", "--home", str(up.home), "worker", "--url", up.url],
             env={**up.environment, "CERULEA_KEY": key},
