@@ -28,7 +28,7 @@ from typer import Option
 
 from cerulea.cli.lines import put
 from cerulea.cli.options import Home, Json, settings_of
-from cerulea.compute.launcher import PARENT
+from cerulea.compute.launcher import PARENT, give
 from cerulea.core.errors import CommandInvalid, Conflict, KeyUnknown, Unreachable
 from cerulea.core.settings import Settings
 
@@ -226,8 +226,5 @@ class _Tree:
             start_new_session=True,
         )
         first = {"part": part.name, "home": str(self.settings.home), **part.values}
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(first).encode() + b"\n")
-            process.stdin.close()
+        give(process, json.dumps(first))
         part.process, part.began = process, time.monotonic()

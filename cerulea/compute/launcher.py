@@ -97,11 +97,17 @@ class ProcessLauncher:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended at once; its exit code tells why
-            process.stdin.write(first_line.encode() + b"\n")
-            process.stdin.close()
+        give(process, first_line)
         return _Process(process)
+
+
+def give(process: subprocess.Popen[bytes], line: str) -> None:
+    """Write a child's first line; one that has ended already tells why by its exit code."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(line.encode() + b"\n")
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 class _Process:
@@ -142,5 +148,6 @@ class _Process:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._said.put(line.decode("utf-8", "replace").rstrip("\r\n"))
+        with self._process.stdout as said:
+            for line in said:
+                self._said.put(line.decode("utf-8", "replace").rstrip("\r\n"))

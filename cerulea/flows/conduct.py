@@ -94,7 +94,7 @@ class Conductor:
                 continue  # something changed since the view was taken; the next round sees it
         for preemption in decision.preemptions:
             try:
-                queue.ask_stop(preemption.job, "preempt", actor="conductor", detail=f"for {preemption.beneficiary}")
+                queue.ask_stop(preemption.job, "preempt", actor="conductor", detail=preemption.beneficiary)
             except CeruleaError:
                 continue
         queue.explain(reasons)

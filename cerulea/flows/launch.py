@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from cerulea.compute.launcher import PARENT
+from cerulea.compute.launcher import PARENT, give
 from cerulea.core.cores import usable_cores
 from cerulea.core.errors import Invalid
 
@@ -56,9 +56,7 @@ def together(
     for i in range(1, processes):
         own = {**os.environ, **shared, "RANK": str(i), "LOCAL_RANK": str(i)}
         other = subprocess.Popen(command, env=own, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        assert other.stdin is not None
-        other.stdin.write(first_line.encode() + b"\n")
-        other.stdin.close()
+        give(other, first_line)
         others.append(other)
     os.environ.update(shared, RANK="0", LOCAL_RANK="0")
     done = threading.Event()

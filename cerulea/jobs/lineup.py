@@ -1,6 +1,7 @@
 """What the scheduler looks at: teams, workers and jobs of one moment, read from the database; and how use is kept.
 
 Kept:    of each team at most AHEAD waiting jobs are read, the first in its line: a decision places no more than that.
+         Jobs that cannot run now, after a failure or for their size, stand behind those that can.
 Not here: the decision (`schedule`), what a team can pay (`flows.conduct`).
 """
 
@@ -52,9 +53,16 @@ class Lineup:
             )
             waiting = tx.all(
                 "SELECT * FROM (SELECT id, seq, fund, team, kind, device, slots, priority, queued_at, not_before, "
-                "reason, ROW_NUMBER() OVER (PARTITION BY team ORDER BY priority DESC, seq) AS place "
+                "reason, ROW_NUMBER() OVER (PARTITION BY team ORDER BY CASE WHEN not_before > :now OR slots > :most "
+                "THEN 1 ELSE 0 END, priority DESC, seq) AS place "
                 "FROM job WHERE status = 'QUEUED' AND pinned = 0) AS line WHERE place <= :ahead",
                 ahead=AHEAD,
+                now=now,
+                most=max((w.slots for w in workers), default=0),
+            )
+            yielded = tx.all(
+                "SELECT e.job, e.detail FROM job_event e JOIN job j ON j.id = e.job "
+                "WHERE j.status = 'QUEUED' AND j.preemptions > 0 AND e.reason = 'preempt' AND e.detail <> ''"
             )
             running = tx.all(
                 "SELECT j.id, j.team, j.priority, j.status, j.pinned, a.slots, a.began_at "
@@ -62,6 +70,9 @@ class Lineup:
                 f"ON a.job = j.id AND a.attempt = j.attempt WHERE j.status IN {_HELD}"
             )
         used = self._charge(now, running)
+        gave_way: dict[str, set[str]] = {}
+        for event in yielded:
+            gave_way.setdefault(event.job, set()).add(event.detail)
         return schedule.View(
             teams=[
                 schedule.Team(
@@ -93,6 +104,7 @@ class Lineup:
                     not_before=j.not_before,
                     spans=False,  # the processes of a job meet on one machine's loopback
                     promised=j.reason == "preempting",
+                    gave_way_to=frozenset(gave_way.get(j.id, ())),
                 )
                 for j in waiting
                 if (j.fund, j.team) not in broke
