@@ -72,5 +72,5 @@ def test_the_make_targets_of_the_readme_exist():
     # A command is a line of its own or a span of code; elsewhere "make" is an English word.
     targets = set(re.findall(r"(?:^ {4}|`)make (\w+)", README, flags=re.MULTILINE))
 
-    assert targets == {"quickstart", "test"}
+    assert targets == {"quickstart", "test", "up"}
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
