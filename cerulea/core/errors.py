@@ -29,15 +29,15 @@
     │   ├── KeyUnknown             no key, or one that nobody issued
     │   ├── KeyEnded               a key that was revoked or has expired
     │   └── RoleLacks              the caller's role does not include it
-    ├── Conflict                 5: it clashes with what is there
-    │   ├── ResumeMismatch         a checkpoint of another recipe, corpus or tokenizer
-    │   │   └── ResumeDiffers        not the checkpoint that the platform knows
-    │   ├── KeyReused              a repeated idempotency key with other contents
-    │   ├── HoldClosed             a hold that was settled, voided or has expired
-    │   ├── EdgeRefused            a job cannot go from its state to that one
-    │   ├── LeaseStale             another attempt owns the job now
-    │   └── DatabaseNewer          the database was written by a newer version
-    └── Unreachable              6: a server or database does not answer
+    ├── Unreachable              6: a server or database does not answer
+    └── Conflict                 5: it clashes with what is there
+        ├── ResumeMismatch         a checkpoint of another recipe, corpus or tokenizer
+        │   └── ResumeDiffers        not the checkpoint that the platform knows
+        ├── KeyReused              a repeated idempotency key with other contents
+        ├── HoldClosed             a hold that was settled, voided or has expired
+        ├── EdgeRefused            a job cannot go from its state to that one
+        ├── LeaseStale             another attempt owns the job now
+        └── DatabaseNewer          the database was written by a newer version
 
 An error says what happened, why, and what to type next; its code never changes. `assert` is for
 our own bugs and never for these. docs/errors.md is generated from this file.
