@@ -1,6 +1,6 @@
 """Kill the process that keeps the books, again and again, while clients retry what they got no answer to.
 
-    python -m tests.ledger.crash --rounds 200 [--postgres]
+    python -c "from tests.ledger.crash import main; main()" --rounds 200 [--postgres]
 
 A child process opens the database and answers requests over a socket. Eight clients place holds and settle them, each
 with keys of their own; a request without an answer is sent again until there is one. A round ends with SIGKILL at a
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from cerulea.core.clock import SystemClock
+from cerulea.core.clock import FakeClock, SystemClock
 from cerulea.ledger.audit import audit
 from cerulea.ledger.book import Ledger
 from cerulea.ledger.seals import seal
@@ -158,7 +158,9 @@ def crash(url: str, rounds: int, seed: int = 1) -> Report:
             client.join()
             if client.line is not None:
                 client.line.close()
-    swept = len(book.expire())
+    _wait_for_orphans(database)
+    later = FakeClock(SystemClock().now() + 60_000)
+    swept = len(Ledger(database, later).expire())
     with database.read() as tx:
         rows = tx.all("SELECT key, kind, amount FROM transfer")
         ended = tx.all("SELECT pending_seq FROM transfer WHERE kind IN ('post', 'void', 'expire')")
@@ -181,6 +183,15 @@ def crash(url: str, rounds: int, seed: int = 1) -> Report:
     )
     database.close()
     return report
+
+
+def _wait_for_orphans(database: Database) -> None:
+    """On PostgreSQL what a killed process had sent may still be at work for a moment."""
+    active = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    while database.dialect == "postgresql":
+        with database.read() as tx:
+            if tx.value(f"{active} AND state <> 'idle'") == 0:
+                return
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ from tests.ledger.crash import crash
 
 
 def test_nothing_acknowledged_is_lost_or_doubled_by_kill_9(database: Database, monkeypatch: pytest.MonkeyPatch):
-    """A few rounds; `python -m tests.ledger.crash` takes 200 (docs/ledger.md)."""
+    """A few rounds; `main` of tests/ledger/crash.py takes 200 (docs/ledger.md)."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where the process that is killed finds this package
     report = crash(database.url, rounds=6)
 
     assert report.acknowledged > 0
-    assert (report.missing, report.doubled, report.open_after_sweep) == (0, 0, 0)
+    assert (report.missing, report.doubled, report.open_after_sweep) == (0, 0, 0), report
     assert (report.problems, report.errors) == ([], [])
