@@ -105,7 +105,9 @@ async def _unrouted(request: Request, error: Any) -> Response:
         return respond(NotFound(f"There is no {path} here.", fix="/openapi.json lists what there is."))
     if error.status_code == 405:
         text = f"{path} does not take {request.method}."
-        return respond(Invalid(text, fix="/openapi.json lists what it takes."), 405, dict(error.headers or {}))
+        takes = {m for r in routes_of(request.app) if r.path_regex.match(request.url.path) for m in r.methods or ()}
+        allow = {"Allow": ", ".join(sorted(takes))}
+        return respond(Invalid(text, fix=f"It takes {allow['Allow']}."), 405, allow)
     return respond(Invalid(f"{error.detail}.", fix="Send JSON as /openapi.json describes it."), error.status_code)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cerulea.api.schema import Amount, In, Moment, Money, Name, Out, moment
+from cerulea.api.schema import MONEY, Amount, In, Moment, Money, Name, Out, moment
 from cerulea.core.clock import iso
 from cerulea.core.money import show
 from cerulea.flows.fund import Granted
@@ -50,6 +50,7 @@ class NewGrant(In):
         max_length=40,
         description="A day (2027-03-31, its end in UTC) or a moment, ISO 8601; then what nobody drew goes back.",
         examples=["2027-03-31"],
+        json_schema_extra={"pattern": r"^20[0-9]{2}-[01][0-9]-[0-3][0-9]"},
     )
     sponsor: Name = Field("sponsor", description="Who gives it.")
 
@@ -164,7 +165,10 @@ class CapIn(In):
     subject: Name = Field(description="The team, the key's prefix, the job's id.")
     period: Literal["month", "day", "total"]
     amount: str | None = Field(
-        max_length=80, description="A decimal amount, 0 included; null lifts the cap.", examples=["100.00"]
+        max_length=80,
+        description="A decimal amount, 0 included; null lifts the cap.",
+        examples=["100.00"],
+        json_schema_extra={"pattern": MONEY},
     )
 
 

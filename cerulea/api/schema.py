@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from cerulea.core.clock import iso
 from cerulea.core.money import show
@@ -20,7 +20,7 @@ from cerulea.flows.submit import Costs
 from cerulea.jobs.job import Job, Status
 from cerulea.jobs.reads import Event
 
-FAR = 2**62
+FAR = 2**53  # beyond it JSON numbers are not exact everywhere
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._@+~-]{0,99}$"
 LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}([@:][A-Za-z0-9._-]{1,100})?$"
 MONEY = r"^[0-9]{1,10}(\.[0-9]{1,9})?$"
@@ -28,8 +28,18 @@ SHOWN_MONEY = r"^-?[0-9]{1,10}\.[0-9]{2,9}$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME), Field(examples=["lab"])]
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=200)]
+# JSON knows one kind of number: 5.0 is a whole one, true is none.
+Whole = Annotated[int, BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)]
 # Any text: what is no amount is refused by the one reader of money, with its own code.
-Amount = Annotated[str, Field(max_length=80, description="A decimal amount above zero.", examples=["25.00"])]
+Amount = Annotated[
+    str,
+    Field(
+        max_length=80,
+        description="A decimal amount above zero.",
+        examples=["25.00"],
+        json_schema_extra={"pattern": MONEY},
+    ),
+]
 Money = Annotated[str, Field(pattern=SHOWN_MONEY, description="A decimal amount.", examples=["12.50"])]
 Moment = Annotated[str, Field(description="ISO 8601, UTC.", examples=["2026-11-23T07:15:00.000+00:00"])]
 JobId = Annotated[str, Path(pattern=NAME, description="A job's id.", examples=["job-7f3a91c2d0b4"])]
@@ -40,7 +50,7 @@ Limit = Annotated[int, Query(ge=1, le=500, description="Most items.")]
 class In(BaseModel):
     """A request's body: what it does not know is refused."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Out(BaseModel):
@@ -59,8 +69,8 @@ class NewRun(In):
     name: Text | None = Field(None, description="The model's name instead of the recipe's.", examples=["brook"])
     team: Name | None = Field(None, description="Whose job it is; your own team by default.", examples=["home"])
     fund: Name | None = Field(None, description="What pays; the team's fund by default.", examples=["home"])
-    priority: int = Field(0, ge=-1000, le=1000, description="Within the team; higher goes first.")
-    processes: int = Field(1, ge=1, le=1024, description="Slots, all at once or none.")
+    priority: Whole = Field(0, ge=-1000, le=1000, description="Within the team; higher goes first.")
+    processes: Whole = Field(1, ge=1, le=1024, description="Slots, all at once or none.")
     device: Literal["cpu", "cuda"] | None = Field(None, description="What the workers have, by default.")
     max_cost: Amount | None = Field(None, description="The job is charged no more than this.", examples=["5.00"])
     on_budget: Literal["resume", "pause"] = Field(

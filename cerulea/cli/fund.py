@@ -236,15 +236,17 @@ def forecast(
     with client_of(context, home, url) as client:
         names = [fund] if fund is not None else [each.name for each in client.funds.list()]
         found = [client.funds.forecast(name) for name in names]
+        uncapped = {each.name for each in client.funds.list() if each.uncapped}
     if as_json:
         show(found, True, {}, "")
         return
     for one in found:
+        left = "uncapped" if one.fund in uncapped else f"{one.left} left"
         ends = "no end in sight" if one.ends_at is None else f"ends {day(one.ends_at)[:10]}"
         if one.ends_at is not None:
             ends += f" (between {day(one.earliest)[:10]} and {day(one.latest)[:10] or 'never'})"
         print(
-            f"{one.fund}: {one.left} left, {ends}; per day {one.burn_24h} in the last 24 h, {one.burn_7d} over 7 days, "
+            f"{one.fund}: {left}, {ends}; per day {one.burn_24h} in the last 24 h, {one.burn_7d} over 7 days, "
             f"{one.burn_committed} held by what runs"
         )
 

@@ -63,6 +63,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
         config.timeout_graceful_shutdown = 3
         Server(config).run()
         closed.set()
+        platform.people.note_uses()
 
 
 def conduct(settings: Settings) -> None:

@@ -58,8 +58,8 @@ def show(values: Iterable[Any], as_json: bool, columns: dict[str, Callable[[Any]
     from rich.table import Table
 
     table = Table()
-    for name in columns:
-        table.add_column(name, overflow="fold")
+    for number, name in enumerate(columns):
+        table.add_column(name, overflow="fold", no_wrap=number == 0)
     for value in found:
         table.add_row(*(str(cell(value)) for cell in columns.values()))
     Console().print(table)
