@@ -19,11 +19,11 @@ from typing import Any
 from cerulea.core.errors import CeruleaError, Conflict, Failed, FileTrouble, Invalid, ResumeDiffers, Unreachable
 from cerulea.core.settings import Settings
 from cerulea.flows.link import Link
+from cerulea.flows.model_folders import keep_files
 from cerulea.flows.runs import hold_run
 from cerulea.flows.train import Event, Note, Started, Trained, train
 from cerulea.jobs.protocol import Ending
 from cerulea.store.blobs import Blobs
-from cerulea.train.checkpoint import MANIFEST, RESUME_FILES
 from cerulea.train.recipe import recipe_from
 
 SAVED_ONLY = ("preempt", "drain", "budget", "lost")  # it goes on later: no model comes of it now
@@ -165,17 +165,9 @@ def _ending(settings: Settings, trained: Trained, link: Link, signal_means: str)
 
 def _upload(settings: Settings, trained: Trained) -> dict[str, Any]:
     """Keep the model's files by their content, and say which they are."""
-    blobs = Blobs(settings.blobs)
-    files = {}
-    for path in sorted(trained.best.iterdir()):
-        if path.name not in (*RESUME_FILES, MANIFEST, "card.json"):
-            files[path.name] = {"sha256": blobs.put_file(path), "bytes": path.stat().st_size}
-    return {
-        "files": files,
-        "digest": trained.digest,
-        "card": trained.card,
-        "corpus": str(trained.card.get("corpus", "")),
-    }
+    files = keep_files(Blobs(settings.blobs), trained.best)
+    corpus = str(trained.card.get("corpus", ""))
+    return {"files": files, "digest": trained.digest, "card": trained.card, "corpus": corpus}
 
 
 def _failure(error: BaseException, link: Link) -> Ending:
