@@ -21,6 +21,7 @@ from cerulea.jobs.protocol import Assignment, Ending, Order, Report
 
 FLUSH_S = 0.4  # metrics reach the platform within this time
 RETRY_S = 1.0  # between tries while the desk does not answer
+BATCH = 2_000  # notes in one message
 LAST_WORD_S = 120.0  # how long a finished worker goes on trying to say so
 
 
@@ -45,7 +46,7 @@ class Link:
         self.report = Report()
         self.lost: LeaseStale | None = None
         self.told = False  # the desk has the ending
-        self._entries: list[dict[str, Any]] = []
+        self._unsent: list[dict[str, Any]] = []  # what the desk does not have yet
         self._sent = 0  # entries that the desk has
         self._lock = threading.Lock()
         self._urgent = False  # report at the next chance
@@ -146,17 +147,21 @@ class Link:
             self._ended.wait(FLUSH_S)
 
     def _flush(self) -> None:
-        with self._lock:
-            entries, first = self._entries[self._sent :], self._sent
-        if entries:
+        while True:
+            with self._lock:
+                batch = self._unsent[:BATCH]
+            if not batch:
+                return
             a = self.assignment
-            self.desk.record(a.job, a.token, a.attempt, entries, first, "run")
-            self._sent = first + len(entries)
+            self.desk.record(a.job, a.token, a.attempt, batch, self._sent, "run")
+            with self._lock:
+                del self._unsent[: len(batch)]
+            self._sent += len(batch)
 
     def note(self, entry: dict[str, Any]) -> None:
         """Keep one entry for the job's record."""
         with self._lock:
-            self._entries.append({"at": time_ns() // 1_000_000, **entry})
+            self._unsent.append({"at": time_ns() // 1_000_000, **entry})
 
     def update(self, **values: Any) -> None:
         """Change what the next report says."""

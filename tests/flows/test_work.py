@@ -181,9 +181,7 @@ def test_nothing_of_a_zombie_is_accepted(platform: Platform, desk: Desk, clock: 
     for act in (
         lambda: desk.heartbeat(zombie.id, zombie.token, used(9)),
         lambda: desk.record(zombie.id, zombie.token, 1, [{"event": "progress", "step": 9}], 0, "run"),
-        lambda: desk.finish(
-            zombie.id, zombie.token, Ending(outcome="done", reason="steps", report=used(9), model=model)
-        ),
+        lambda: desk.finish(zombie.id, zombie.token, ending),
         lambda: desk.died(zombie.id, zombie.token, "x", crash=True),
         lambda: desk.died(zombie.id, zombie.token, "x", crash=False),
     ):

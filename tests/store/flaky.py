@@ -13,7 +13,7 @@ FAULT = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection:
 
 
 class Flaky:
-    """A proxy on a loopback port; of the requests, `share` meet an error 500, a reset, or an answer that is cut short."""
+    """A proxy on a loopback port; of the requests, `share` meet an error 500, a reset, or an answer cut short."""
 
     def __init__(self, host: str, port: int, *, share: float, seed: int = 1) -> None:
         self.address, self.share = (host, port), share
