@@ -29,7 +29,8 @@ _APPLIES = (
     "(scope = 'team' AND subject = :team) OR (scope = 'key' AND subject = :api_key) "
     "OR (scope = 'job' AND subject = :job)"
 )
-NONE_APPLIES = f"NOT EXISTS (SELECT 1 FROM cap WHERE {_APPLIES})"
+# Where there is no cap at all nothing is looked up.
+NONE_APPLIES = f"(NOT EXISTS (SELECT 1 FROM cap) OR NOT EXISTS (SELECT 1 FROM cap WHERE {_APPLIES}))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

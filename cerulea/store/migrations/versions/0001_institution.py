@@ -63,9 +63,9 @@ CREATE INDEX transfer_by_credit ON transfer (credit, debit) WHERE kind = 'single
 CREATE INDEX transfer_by_job ON transfer (job) WHERE job IS NOT NULL;
 CREATE TABLE open_hold (
   key TEXT PRIMARY KEY,
-  seq BIGINT NOT NULL REFERENCES transfer (seq),
-  debit BIGINT NOT NULL REFERENCES account (id),
-  credit BIGINT NOT NULL REFERENCES account (id),
+  seq BIGINT NOT NULL,
+  debit BIGINT NOT NULL,
+  credit BIGINT NOT NULL,
   amount BIGINT NOT NULL CHECK (amount > 0),
   legs BIGINT NOT NULL,
   expires_at BIGINT,
