@@ -55,7 +55,10 @@ def serve(settings: Settings, host: str, port: int) -> None:
 
     def announce() -> None:
         while not closed.is_set():
-            say_open(platform)
+            try:
+                say_open(platform)
+            except Exception as error:  # the database is away for a moment; the next second may be better
+                print(f"the server cannot write to the database: {error}", file=sys.stderr, flush=True)
             closed.wait(1.0)
 
     with open_platform(settings) as platform:

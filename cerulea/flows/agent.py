@@ -27,6 +27,8 @@ from cerulea.jobs.protocol import Assignment, wire
 KINDS = ("text",)  # what the job process can run
 POLL_S = 0.2
 ENLIST_S = 5.0
+COULD_NOT_TELL = 3  # exit code of a job that is well, but found nobody to say so to
+FENCE_S = 30.0  # for a process that lost its job, before it is killed
 DRAIN_S = 60.0  # for saving, before a job is killed
 LINES = 500  # of output at a time
 
@@ -59,7 +61,8 @@ class _Running:
     child: Child
     unsent: list[dict[str, Any]] = field(default_factory=list)
     sent: int = 0
-    told: bool = False  # the desk knows that it ended, or has given the job to another
+    fenced_at: float = 0.0  # when we learned that the job is another worker's
+    asked_at: float = 0.0  # when we last asked whether it is ours
 
 
 class Agent:
@@ -86,10 +89,12 @@ class Agent:
 
     def run(self, asked: Callable[[], bool]) -> None:
         """Work until `asked`, then drain."""
-        while not asked():
-            self.tick()
-            sleep(POLL_S)
-        self.drain()
+        try:
+            while not asked():
+                self.tick()
+                sleep(POLL_S)
+        finally:
+            self.drain()  # also where our key was revoked: jobs save before they go
 
     def tick(self) -> None:
         """Say that we are here, take what is ours, look after what runs. The desk may be away: then nothing is new."""
@@ -110,7 +115,7 @@ class Agent:
 
     def drain(self) -> None:
         """Let every job save and go back to the queue, then leave."""
-        with contextlib.suppress(Unreachable):  # then it gives us nothing new either
+        with contextlib.suppress(CeruleaError):  # then it gives us nothing new either
             self.desk.drain(self.id)
         for running in self.running.values():
             running.child.stop()
@@ -123,8 +128,8 @@ class Agent:
             running.child.kill()
         try:
             self.desk.leave(self.id)
-        except Unreachable:
-            self.say("The platform does not answer; it will notice that this worker is gone.")
+        except CeruleaError as error:
+            self.say(f"The platform was not told that this worker goes, and will notice: {error}")
 
     def _start(self, assignment: Assignment) -> None:
         threads = max(1, self.threads * assignment.slots // self.slots)
@@ -140,17 +145,20 @@ class Agent:
         a, code = running.assignment, running.child.poll()
         running.unsent += [{"text": line} for line in running.child.lines()]
         try:
+            if monotonic() - running.asked_at > ENLIST_S or running.fenced_at:
+                running.asked_at = monotonic()
+                self.desk.record(a.job, a.token, a.attempt, [], running.sent, "log")
             while running.unsent:
                 batch = running.unsent[:LINES]
                 self.desk.record(a.job, a.token, a.attempt, batch, running.sent, "log")
                 running.unsent, running.sent = running.unsent[len(batch) :], running.sent + len(batch)
             if code is not None and code != 0:
                 how = f"ended with code {code}" if code > 0 else f"was killed by signal {-code}"
-                self.desk.died(a.job, a.token, f"Its process {how}.", crash=code > 0)
+                self.desk.died(a.job, a.token, f"Its process {how}.", crash=code > 0 and code != COULD_NOT_TELL)
         except LeaseStale:
             # It said its last word before it ended, or the job was given to another worker.
             running.unsent.clear()
-            if code is None and self.slots:
+            if code is None:
                 self._fence(running)
                 return
         except Unreachable:
@@ -163,20 +171,34 @@ class Agent:
 
     def _fence(self, running: _Running) -> None:
         """The job is another worker's now; its process ends by itself, or is ended."""
-        if not running.told:
-            running.told = True
+        if not running.fenced_at:
+            running.fenced_at = monotonic()
             running.child.stop()
+        elif monotonic() - running.fenced_at > FENCE_S:
+            running.child.kill()
 
 
 def name_here() -> str:
-    """`host:pid`, by which a worker that starts later on the same machine knows whether this one still lives."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """`host:pid@place`, by which a worker that starts later in the same place knows whether this one still lives.
+
+    The place is this start of the machine and its space of process numbers: a container has one of its own.
+    """
+    return f"{socket.gethostname()}:{os.getpid()}@{_place()}"
+
+
+def _place() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
+        return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return "?"
 
 
 def is_dead(name: str) -> bool:
     """Whether a worker of this machine has ended, and its jobs with it; False for those elsewhere."""
-    host, _, pid = name.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit() or not Path("/proc/self").exists():
+    host, _, rest = name.rpartition(":")
+    pid, _, place = rest.partition("@")
+    if host != socket.gethostname() or not pid.isdigit() or place != _place() or place == "?":
         return False
     try:
         return b"cerulea" not in Path(f"/proc/{pid}/cmdline").read_bytes()

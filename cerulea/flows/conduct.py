@@ -8,10 +8,14 @@ Not here: the policy (`jobs.schedule`), what placing costs (`flows.work`).
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import secrets
+from collections.abc import Mapping
 
-from cerulea.core.clock import Clock
+from cerulea.core.clock import DAY_MS, Clock
 from cerulea.core.errors import CapReached, CeruleaError, Conflict, FundTooLow, NotFound
+from cerulea.flows.once import forget_answers
 from cerulea.flows.platform import Platform
 from cerulea.flows.work import Desk
 from cerulea.jobs.job import Status
@@ -23,6 +27,8 @@ from cerulea.store.database import Tx
 TICK_S = 0.2
 LEAD_MS = 15_000
 JUMP_MS = 5_000  # the calendar and the steady clock differ by more: somebody set it
+REFUSED_MS = 3_000  # before a job that could not pay its start is tried again
+KEEP_LOGS_MS = 90 * DAY_MS  # of events and log lines; curves stay
 OPEN_MS = 3_000  # how long a server's word that it answers holds
 BOOKS_S = 30.0  # between expiring, lapsing and sealing
 
@@ -37,6 +43,8 @@ class Conductor:
         self._leads_until = 0
         self._graceful_until = platform.clock.elapsed() + platform.queue.lease_ms
         self._offset = _offset(platform.clock)
+        self._refused: dict[str, int] = {}  # jobs that could not pay a start, and until when they are not tried again
+        self._tidied_at = -DAY_MS
         self._books_at = -BOOKS_S * 1000
 
     def tick(self) -> bool:
@@ -56,50 +64,66 @@ class Conductor:
             self.platform.ledger.expire()
             self.platform.ledger.lapse()
             seal(self.platform.database, clock)
+        if clock.elapsed() - self._tidied_at >= DAY_MS:
+            self._tidied_at = clock.elapsed()
+            forget_answers(self.platform)
+            self.platform.journal.prune(clock.now() - KEEP_LOGS_MS)
         return True
 
     def reap(self) -> None:
         """Jobs whose lease ran out wait for another worker."""
         for job in self.platform.queue.overdue():
-            try:
-                self.desk.lose(
-                    job, f"Worker {job.worker} was not heard of for {self.platform.queue.lease_ms // 1000} s."
-                )
-            except Conflict:
-                continue  # it came back, or somebody else was first
+            silent = f"Worker {job.worker} was not heard of for {self.platform.queue.lease_ms // 1000} s."
+            with contextlib.suppress(Conflict):  # it came back, or somebody else was first
+                self.desk.lose(job, silent, overdue=True)
 
     def wake(self) -> None:
         """Jobs that were paused for want of money go on when there is some."""
-        for job in self.platform.queue.newest(statuses=[Status.PAUSED], limit=1000):
-            if job.reason == "budget" and job.on_budget == "resume" and self.desk.can_pay(job):
-                self.platform.queue.requeue(job.id, reason="money", actor="conductor")
+        for job in self.platform.queue.broke():
+            if self.desk.can_pay(job):
+                with contextlib.suppress(Conflict):  # a person was first
+                    self.platform.queue.requeue(job.id, reason="money", actor="conductor", only_from=Status.PAUSED)
 
     def schedule(self) -> None:
         """Place what fits, preempt what must give way, and say why the others wait."""
-        queue = self.platform.queue
+        queue, now = self.platform.queue, self.platform.clock.elapsed()
         waits = self.lineup.waits()
         if not waits:
             return
+        self._refused = {job: until for job, until in self._refused.items() if until > now}
         reasons: dict[str, tuple[str, str]] = {}
         broke = self._broke(waits)
         view = self.lineup.view(broke)
-        decision = decide(view, self.platform.clock.now())
-        reasons.update({job: (why.code, why.sentence) for job, why in decision.reasons.items()})
-        for name, slots in decision.placements.items():
+        while True:
+            # Who cannot pay a start must not stand in front of those who can.
+            waiting = [job for job in view.waiting if job.id not in self._refused]
+            decision = decide(dataclasses.replace(view, waiting=waiting), self.platform.clock.now())
+            refused = self._place(decision.placements)
+            reasons.update({job: ("budget", why) for job, why in refused.items()})
+            if not refused:
+                break
+            self._refused.update(dict.fromkeys(refused, now + REFUSED_MS))
+            view = self.lineup.view(broke)
+        for job, why in decision.reasons.items():
+            reasons.setdefault(job, (why.code, why.sentence))
+        for preemption in decision.preemptions:
+            with contextlib.suppress(CeruleaError):
+                queue.ask_stop(preemption.job, "preempt", actor="conductor", detail=preemption.beneficiary)
+        queue.explain(reasons)
+        for (fund, team), sentence in broke.items():
+            queue.explain_all(fund, team, "budget", sentence)
+
+    def _place(self, placements: Mapping[str, dict[str, int]]) -> dict[str, str]:
+        """Carry a decision out; who could not pay, and why."""
+        refused = {}
+        for name, slots in placements.items():
             try:
-                self.desk.place(queue.get(name), slots)
+                self.desk.place(self.platform.queue.get(name), slots)
             except (FundTooLow, CapReached) as error:
-                reasons[name] = ("budget", str(error))
+                refused[name] = str(error)
             except Conflict:
                 continue  # something changed since the view was taken; the next round sees it
-        for preemption in decision.preemptions:
-            try:
-                queue.ask_stop(preemption.job, "preempt", actor="conductor", detail=preemption.beneficiary)
-            except CeruleaError:
-                continue
-        queue.explain(reasons)
-        for (fund, team), why in broke.items():
-            queue.explain_all(fund, team, "budget", why)
+        return refused
 
     def _broke(self, waits: list[tuple[str, str, int]]) -> dict[tuple[str, str], str]:
         """Who cannot pay any start, and why."""

@@ -7,14 +7,13 @@ Kept:    the job is pinned: no other worker takes it, whatever becomes of this p
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cerulea.core.errors import CeruleaError
+from cerulea.core.errors import Conflict
 from cerulea.core.money import show
 from cerulea.core.settings import Settings
 from cerulea.core.values import Usage
@@ -26,6 +25,7 @@ from cerulea.flows.train import Event, Trained, new_run_name, train
 from cerulea.flows.work import Desk
 from cerulea.jobs.job import HELD, Job, NewJob, Status
 from cerulea.jobs.protocol import Ending
+from cerulea.store.database import Tx
 from cerulea.train.recipe import TextRecipe
 
 
@@ -71,14 +71,13 @@ def train_here(
         yield from train(settings, recipe, resume=resume, began=began, report=report)
         return
     with open_platform(settings) as platform:
-        job = _resumed(platform, recipe) if resume else _submitted(platform, recipe, fund, processes)
         desk = Desk(platform)
+        begin = _resumed(platform, desk, recipe) if resume else _submitted(platform, recipe, fund, processes)
         worker = f"here-{os.getpid()}-{secrets.token_hex(3)}"
         # No kinds: the scheduler has nothing for it.
-        desk.enlist(worker, name="cerulea train", slots=job.slots, device=job.device, kinds=())
+        desk.enlist(worker, name="cerulea train", slots=processes, device="cpu", kinds=())
         try:
-            with _cancelled_on_refusal(platform, job):
-                job = desk.place(job, {worker: job.slots}, actor=job.person)
+            job = desk.start_here(begin, worker, processes)
             link = Link(desk, desk.assignment(job))
             link.start()
             for event in perform(link, settings, began=began, report=report):
@@ -89,7 +88,9 @@ def train_here(
         yield _done(platform.queue.get(job.id))
 
 
-def _submitted(platform: Platform, recipe: TextRecipe, fund: str | None, processes: int) -> Job:
+def _submitted(
+    platform: Platform, recipe: TextRecipe, fund: str | None, processes: int, *, run: str | None = None
+) -> Callable[[Tx], Job]:
     new = NewJob(
         kind=recipe.kind,
         name=recipe.name,
@@ -100,16 +101,16 @@ def _submitted(platform: Platform, recipe: TextRecipe, fund: str | None, process
         person="owner",
         slots=processes,
         max_retries=0,
-        run=new_run_name(recipe.name),
+        run=run or new_run_name(recipe.name),
         pinned=1,
     )
     if fund is not None:
         platform.ledger.open_purse(fund, HOME)
-    return platform.queue.put(new)
+    return lambda tx: platform.queue.put(new, tx=tx)
 
 
-def _resumed(platform: Platform, recipe: TextRecipe) -> Job:
-    """The job of the newest unfinished run of this name, waiting again.
+def _resumed(platform: Platform, desk: Desk, recipe: TextRecipe) -> Callable[[Tx], Job]:
+    """The job of the newest unfinished run of this name, to wait again when it is asked for.
 
     Raises:
         NotFound: there is no such run.
@@ -118,38 +119,26 @@ def _resumed(platform: Platform, recipe: TextRecipe) -> Job:
     folder: Path = unfinished_run(platform.settings, recipe)
     with hold_run(folder):  # nobody trains it: whoever did is gone
         job = platform.queue.of_run(folder.name)
-        if job is None:
-            platform.ledger.open_purse(HOME, HOME)
-            new = NewJob(
-                kind=recipe.kind,
-                name=recipe.name,
-                recipe=recipe.as_json(),
-                recipe_digest=recipe.digest(),
-                team=HOME,
-                fund=HOME,
-                person="owner",
-                max_retries=0,
-                run=folder.name,
-                pinned=1,
+    if job is None:
+        return _submitted(platform, recipe, None, 1, run=folder.name)
+    if job.status in HELD:
+        if not job.pinned:
+            raise Conflict(
+                f"Run {folder.name} is job {job.id} of the queue, and a worker has it.",
+                fix=f"Watch it: cerulea watch {job.id}, or stop it: cerulea cancel {job.id}",
             )
-            return platform.queue.put(new)
-        if job.status in HELD:
-            job = Desk(platform).lose(job, "The process that trained it is gone.")
-        if job.status != Status.QUEUED:
-            job = platform.queue.requeue(
-                job.id, reason="resume", actor="owner", recipe=recipe.as_json(), recipe_digest=recipe.digest()
-            )
-        return job
-
-
-@contextlib.contextmanager
-def _cancelled_on_refusal(platform: Platform, job: Job) -> Iterator[None]:
-    """A job that cannot start here and now does not stay behind in the queue."""
-    try:
-        yield
-    except CeruleaError as error:
-        platform.queue.ask_stop(job.id, "cancel", actor=job.person, detail=error.what)
-        raise
+        job = desk.lose(job, "The process that trained it is gone.")
+    if job.status == Status.QUEUED:
+        return lambda tx: platform.queue.get(job.id, tx=tx)
+    return lambda tx: platform.queue.requeue(
+        job.id,
+        reason="resume",
+        actor="owner",
+        recipe=recipe.as_json(),
+        recipe_digest=recipe.digest(),
+        pinned=1,
+        tx=tx,
+    )
 
 
 def _done(job: Job) -> Done:

@@ -10,11 +10,12 @@ Not here: what the run is (`flows.perform`), what the desk does with it (`flows.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
 from time import monotonic, sleep, time_ns
 from typing import Any, Protocol
 
-from cerulea.core.errors import LeaseStale, Unreachable
+from cerulea.core.errors import CeruleaError, LeaseStale, Unreachable
 from cerulea.core.money import cost
 from cerulea.core.values import Checkpoint, Evaluation, Progress, Usage
 from cerulea.jobs.protocol import Assignment, Ending, Order, Report
@@ -48,7 +49,9 @@ class Link:
         self.told = False  # the desk has the ending
         self._unsent: list[dict[str, Any]] = []  # what the desk does not have yet
         self._sent = 0  # entries that the desk has
+        self.trouble = ""  # why the last report was not taken
         self._lock = threading.Lock()
+        self._flushing = threading.Lock()
         self._urgent = False  # report at the next chance
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._talk, name="report", daemon=True)
@@ -137,8 +140,11 @@ class Link:
             except LeaseStale as error:
                 self.lost = error
                 return
-            except Unreachable:
-                # The platform is away: what is paid goes on, and nothing of the record is lost.
+            except Exception as error:
+                # Away, or unable to answer: what is paid goes on, nothing of the record is lost, and we ask again.
+                if not isinstance(error, Unreachable) and str(error) != self.trouble:
+                    self.trouble = str(error)
+                    print(f"a report was not taken: {error}", file=sys.stderr, flush=True)
                 self._urgent = True
                 if not ended:
                     self._ended.wait(RETRY_S)
@@ -147,13 +153,22 @@ class Link:
             self._ended.wait(FLUSH_S)
 
     def _flush(self) -> None:
+        with self._flushing:
+            self._send()
+
+    def _send(self) -> None:
         while True:
             with self._lock:
                 batch = self._unsent[:BATCH]
             if not batch:
                 return
             a = self.assignment
-            self.desk.record(a.job, a.token, a.attempt, batch, self._sent, "run")
+            try:
+                self.desk.record(a.job, a.token, a.attempt, batch, self._sent, "run")
+            except (LeaseStale, Unreachable):
+                raise
+            except CeruleaError as error:  # it will not be taken the second time either
+                self.trouble = str(error)
             with self._lock:
                 del self._unsent[: len(batch)]
             self._sent += len(batch)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cerulea.core.errors import CeruleaError, Conflict, Failed, FileTrouble, Invalid, ResumeDiffers, Unreachable
+from cerulea.core.names import is_name
 from cerulea.core.settings import Settings
 from cerulea.flows.link import Link
 from cerulea.flows.model_folders import keep_files
@@ -115,6 +116,8 @@ def _check_resume(link: Link, started: Started) -> None:
 def _run_folder(settings: Settings, link: Link) -> Path:
     """The run's folder; a copy of it where another process, perhaps one that was given up, still holds it."""
     assignment = link.assignment
+    if not is_name(assignment.run.replace("~", "-")):
+        raise Invalid(f"{assignment.run[:60]!r} cannot name a run.")
     folder = settings.runs / assignment.run
     try:
         with hold_run(folder):

@@ -16,12 +16,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from cerulea.core.errors import Invalid, JobKindUnknown, RecipeInvalid
+from cerulea.core.errors import Conflict, Invalid, JobKindUnknown, RecipeInvalid
 from cerulea.core.money import Nanos, cost, show
 from cerulea.flows.agent import KINDS
 from cerulea.flows.estimate import Estimate, estimate_of
 from cerulea.flows.fund import find_fund, find_team
 from cerulea.flows.platform import Platform
+from cerulea.flows.work import Desk
 from cerulea.jobs.job import Job, NewJob
 from cerulea.people import Caller
 from cerulea.store.database import Tx
@@ -114,7 +115,7 @@ def cancel(platform: Platform, caller: Caller, job: str, *, tx: Tx | None = None
     def work(tx: Tx) -> Job:
         found = platform.queue.get(job, teams=caller.teams, tx=tx)
         platform.people.record(caller.actor, "job.cancel", found.id, found.team, tx=tx)
-        return platform.queue.ask_stop(found.id, "cancel", actor=caller.actor, detail=f"by {caller.person}", tx=tx)
+        return Desk(platform).cancel(found.id, actor=caller.actor, detail=f"by {caller.person}", tx=tx)
 
     return platform.database.within(tx, work)
 
@@ -277,6 +278,13 @@ def _payer(platform: Platform, caller: Caller, team: str | None, fund: str | Non
 
 
 def _put(platform: Platform, caller: Caller, new: NewJob, key: str | None, action: str, tx: Tx) -> Job:
+    owner = tx.value("SELECT team FROM model WHERE name = :name", name=new.name)
+    if owner is not None and owner != new.team:
+        raise Conflict(
+            f"The name {new.name!r} belongs to models of another team.",
+            why="A job's model is registered under its name, by its own team.",
+            fix="Choose another one: --name NAME",
+        )
     job = platform.queue.put(new, key=key, tx=tx)
     if job.version == 0 and job.attempt == 0:
         if new.max_cost is not None:

@@ -5,40 +5,36 @@
     finish     settle, give back     register the model; SUCCEEDED, CANCELLED, PAUSED, FAILED, or queued again
     lose       the worker is gone    settle up to its last report, queue again
 
-Kept:    a job's state and its money change in one transaction. A job is charged the price of its whole usage, once:
-         work repeated after a loss is not charged again, and chopping it into tranches costs the same. Nothing is
-         charged beyond what was held; what a worker used beyond it is absorbed, never overdrawn.
-Not here: the worker's side (`flows.perform`), which job runs next (`flows.conduct`).
+Kept:    a job's state and its money change in one transaction. Work repeated after a loss is not charged again.
+Not here: what is held and charged (`flows.charge`), the worker's side (`flows.perform`), who runs next
+         (`flows.conduct`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from cerulea.core.errors import CapReached, Conflict, FundTooLow, LeaseStale
-from cerulea.core.money import Nanos, Rate, cost, show
+from cerulea.core.errors import CeruleaError, Conflict, Invalid, LeaseStale
+from cerulea.core.names import is_name
 from cerulea.core.values import Usage
+from cerulea.flows.charge import TRANCHE_S, Charges
 from cerulea.flows.platform import Platform
-from cerulea.jobs.job import Job, Status
+from cerulea.jobs.job import ENDED, Job, Status
 from cerulea.jobs.protocol import HEARTBEAT_S, Assignment, Ending, Order, Report
 from cerulea.store.database import Tx
 
-TRANCHE_S = 300.0  # what is held at a time, in seconds of the job's pace
-RESERVE_S = 3.0  # kept for saving when the money ends
-LEAST_S = 2.0  # less than this, beside the reserve, is not worth a start
 BACKOFF_MS = 5_000  # before the first retry; doubles
 LOSSES = 10  # workers lost in a row, without a new checkpoint, until a job is given up
 
 
-class Desk:
+class Desk(Charges):
     """Where workers report. `client.RemoteDesk` is its twin over HTTP."""
 
     def __init__(self, platform: Platform, *, heartbeat_s: float = HEARTBEAT_S, tranche_s: float = TRANCHE_S) -> None:
-        self.platform, self.heartbeat_s, self.tranche_s = platform, heartbeat_s, tranche_s
-        self._known: dict[tuple[str, int], tuple[Rate, ...]] = {}
+        super().__init__(platform, heartbeat_s=heartbeat_s, tranche_s=tranche_s)
 
     # -- the conductor ------------------------------------------------------------------------------
 
@@ -49,43 +45,64 @@ class Desk:
             FundTooLow, CapReached: its team cannot pay a start; the job stays where it was.
             EdgeRefused: it is not waiting any more, or the slots are taken.
         """
+        return self.platform.database.write(lambda tx: self._place(tx, job, slots, actor))
+
+    def _place(self, tx: Tx, job: Job, slots: dict[str, int], actor: str) -> Job:
+        money = self.hold(tx, job, attempt=job.attempt + 1, tranche=job.tranche + 1)
+        return self.platform.queue.place(
+            job.id, slots, actor=actor, tx=tx, cost_at_start=self.cost_of(job, job.usage), **money
+        )
+
+    def lose(self, job: Job, detail: str, *, overdue: bool = False) -> Job:
+        """A worker is gone: charge up to its last report, and let the job wait for another one.
+
+        Args:
+            overdue: only if its lease is still over; it may have reported since that was seen.
+
+        Raises:
+            LeaseStale: the attempt that was lost has ended meanwhile, or reported.
+        """
 
         def work(tx: Tx) -> Job:
-            money = self._hold(tx, job, attempt=job.attempt + 1, tranche=job.tranche + 1)
-            return self.platform.queue.place(
-                job.id, slots, actor=actor, tx=tx, cost_at_start=self._cost(job, job.usage), **money
-            )
-
-        return self.platform.database.write(work)
-
-    def lose(self, job: Job, detail: str) -> Job:
-        """A worker is gone: charge up to its last report, and let the job wait for another one."""
-        losses = job.losses + 1
-        given_up = losses >= LOSSES
-        reason = "lost"
-        after = Status.CANCELLED if job.pinned else Status.QUEUED
-        if job.status == Status.STOPPING:
-            after = {"cancel": Status.CANCELLED, "budget": Status.PAUSED, "timeout": Status.FAILED}.get(
-                job.reason, after
-            )
-            reason = "lost" if after == Status.QUEUED else job.reason
-        if given_up and after == Status.QUEUED:
-            after, detail = Status.FAILED, f"{detail} {losses} workers were lost in a row without a new checkpoint."
-
-        def work(tx: Tx) -> Job:
-            assert job.token is not None
+            found = self.platform.queue.owned(tx, job.id, job.token or "")
+            if overdue and not self.platform.queue.is_overdue(found):
+                raise LeaseStale(f"Job {job.id} has reported again.")
+            losses, said = found.losses + 1, detail
+            after, reason = Status.CANCELLED if found.pinned else Status.QUEUED, "lost"
+            if found.status == Status.STOPPING:
+                ends = {"cancel": Status.CANCELLED, "budget": Status.PAUSED, "timeout": Status.FAILED}
+                if found.reason in ends:
+                    after, reason = ends[found.reason], found.reason
+            if losses >= LOSSES and after == Status.QUEUED:
+                after = Status.FAILED
+                said = f"{detail} {losses} workers were lost in a row without a new checkpoint."
             return self._close(
-                tx, job.id, job.token, after, Usage(), reason=reason, detail=detail, outcome="lost", losses=losses
+                tx, job.id, found.token or "", after, Usage(), reason=reason, detail=said, outcome="lost", losses=losses
             )
 
         return self.platform.database.write(work)
 
-    def can_pay(self, job: Job) -> bool:
-        """Whether its team has what a start costs."""
-        pace, due = self._pace(job), self._due(job)
-        if pace == 0 and due == 0:
-            return True
-        return self.platform.ledger.available(job.fund, job.team) >= self._least(pace, due)
+    def start_here(self, begin: Callable[[Tx], Job], worker: str, slots: int) -> Job:
+        """Put or requeue a job and give it to one worker, all at once or not at all: no other worker can come between.
+
+        Raises:
+            FundTooLow, CapReached: its team cannot pay a start; nothing of it is left.
+        """
+        return self.platform.database.write(lambda tx: self._place(tx, begin(tx), {worker: slots}, "here"))
+
+    def cancel(self, job: str, *, actor: str, detail: str = "", tx: Tx | None = None) -> Job:
+        """Want a job stopped; one that ends by it, and still owes something, pays that now."""
+
+        def work(tx: Tx) -> Job:
+            before = self.platform.queue.get(job, tx=tx)
+            after = self.platform.queue.ask_stop(job, "cancel", actor=actor, detail=detail, tx=tx)
+            if after.status == Status.CANCELLED and before.status != Status.CANCELLED:
+                paid = self.settle_rest(tx, after)
+                tx.run("UPDATE job SET charged = charged + :paid WHERE id = :id", paid=paid, id=job)
+                after = self.platform.queue.get(job, tx=tx)
+            return after
+
+        return self.platform.database.within(tx, work)
 
     # -- the worker ---------------------------------------------------------------------------------
 
@@ -141,15 +158,16 @@ class Desk:
 
         def work(tx: Tx) -> Job:
             found = queue.owned(tx, job, token)
-            news = _news(report)
+            news = _news(found, report)
             now = dataclasses.replace(found, usage=found.usage.at_least(report.usage))
             if report.resumed_step is not None:
                 _note_resume(tx, found, report.resumed_step)
-            if found.hold_key is not None and found.desired == "run" and self._is_low(now):
-                money = self._turn(tx, now)
+            if found.hold_key is not None and found.desired == "run" and self.is_low(now):
+                money = self.turn(tx, now)
                 news.update(money)
                 now = dataclasses.replace(now, **money)
-            spent = found.hold_key is not None and found.desired == "run" and self._left(now) <= self._reserve(now)
+            spent = found.hold_key is not None and found.desired == "run" and self.left(now) <= self.reserve(now)
+            spent = spent or (found.hold_key is None and found.desired == "run" and self.pace(now) > 0)
             found = queue.heartbeat(job, token, tx=tx, **news)
             if spent:
                 found = queue.ask_stop(
@@ -170,7 +188,8 @@ class Desk:
         owner = self.platform.queue.held_by(token)
         if owner is None or owner.id != job:
             raise LeaseStale(f"Job {job} is not this attempt's any more.", fix="Stop: nothing that it writes is taken.")
-        self.platform.journal.write(job, attempt, entries, first_seq, stream=stream)
+        # The attempt is the token's, whatever the worker calls it.
+        self.platform.journal.write(job, owner.attempt, entries, first_seq, stream=stream)
 
     def finish(self, job: str, token: str, ending: Ending) -> Job:
         """Settle, register, and let the job go where its ending leads.
@@ -182,10 +201,12 @@ class Desk:
         def work(tx: Tx) -> Job:
             found = self.platform.queue.owned(tx, job, token)
             after, news = _after(found, ending, self.platform.clock.now())
-            result = dict(ending.result)
+            result, detail = dict(ending.result), ending.detail
             if ending.model is not None and after in (Status.SUCCEEDED, Status.CANCELLED):
-                version = self._register(tx, found, ending.model)
-                result.update(model=found.name, version=version)
+                try:
+                    result.update(model=found.name, version=self._register(tx, found, ending.model))
+                except CeruleaError as error:  # refused before anything was written
+                    after, detail = Status.FAILED, f"Trained, but not registered: {error}"
             if result:
                 news["result"] = {**found.result, **result}
             reason = found.reason if found.status == Status.STOPPING and ending.outcome != "done" else ending.reason
@@ -196,9 +217,9 @@ class Desk:
                 after,
                 ending.report.usage,
                 reason=reason,
-                detail=ending.detail,
+                detail=detail,
                 outcome=ending.outcome if ending.outcome == "done" else ending.reason,
-                **{**_news(ending.report, usage=False), **news},
+                **{**_news(found, ending.report, usage=False), **news},
             )
 
         return self.platform.database.write(work)
@@ -212,108 +233,17 @@ class Desk:
             raise LeaseStale(f"Job {job} is not this attempt's any more.")
         return self.lose(found, detail)
 
-    # -- money --------------------------------------------------------------------------------------
-
-    def _rates(self, job: Job) -> tuple[Rate, ...]:
-        key = job.device, job.submitted_at
-        if key not in self._known:
-            if len(self._known) > 10_000:
-                self._known.clear()
-            self._known[key] = self.platform.prices.rates(*key)
-        return self._known[key]
-
-    def _cost(self, job: Job, usage: Usage) -> int:
-        """Price of everything a job used, at the prices of the day it was submitted."""
-        return cost(usage.as_json(), self._rates(job))
-
-    def _due(self, job: Job) -> int:
-        return max(0, self._cost(job, job.usage) - job.charged)
-
-    def _pace(self, job: Job) -> float:
-        """Nano-units a second: what its device costs, or what it was seen to cost where that is more."""
-        rates = self._rates(job)
-        device = cost({"device_ms": 1000 * job.slots}, rates)
-        seen = self._cost(job, job.usage) * 1000 * job.slots / job.usage.device_ms if job.usage.device_ms else 0.0
-        if not seen:
-            # Before the first report: as if it took ten steps a second.
-            tokens = job.recipe.get("train", {}).get("batch_tokens", 0)
-            seen = float(cost({"trained_tokens": 10 * tokens}, rates)) if isinstance(tokens, int) else 0.0
-        return max(float(device), seen)
-
-    def _left(self, job: Job) -> float:
-        """What is held and not used."""
-        return job.held - self._due(job)
-
-    def _reserve(self, job: Job) -> float:
-        """What saving is going to cost."""
-        return self._pace(job) * min(RESERVE_S, self.tranche_s / 4)
-
-    def _is_low(self, job: Job) -> bool:
-        """Whether the next tranche is due: a fifth is left, or less than two reports' worth."""
-        return self._left(job) < max(self._reserve(job) + 2 * self.heartbeat_s * self._pace(job), 0.2 * job.held)
-
-    def _turn(self, tx: Tx, job: Job) -> dict[str, Any]:
-        """Charge the tranche and hold the next one, or what is left; nothing where there is no more to hold."""
-        ledger = self.platform.ledger
-        if ledger.available(job.fund, job.team, tx=tx) <= 0:
-            return {}
-        charge = min(self._due(job), job.held)
-        self._settle(tx, job, charge)
-        after = dataclasses.replace(job, charged=job.charged + charge)
-        try:
-            money = self._hold(tx, after, attempt=job.attempt, tranche=job.tranche + 1, least=1)
-        except (FundTooLow, CapReached):  # a cap, for the account had what the old hold gave back
-            key = f"{job.id}/{job.attempt}/{job.tranche + 1}/hold"
-            back = job.held - charge
-            if not back:
-                return {"hold_key": None, "held": 0, "tranche": job.tranche + 1, "charged": after.charged}
-            ledger.hold(job.fund, job.team, back, key=key, job=job.id, api_key=job.api_key, actor=job.person, tx=tx)
-            money = {"hold_key": key, "held": back, "tranche": job.tranche + 1}
-        return {**money, "charged": after.charged}
-
-    def _hold(self, tx: Tx, job: Job, *, attempt: int, tranche: int, least: int | None = None) -> dict[str, Any]:
-        """Hold a tranche, or what is there if that is at least `least` nano-units; the columns that say so.
-
-        Raises:
-            FundTooLow, CapReached: nothing is held.
-        """
-        pace, due = self._pace(job), self._due(job)
-        if pace == 0 and due == 0:
-            return {"hold_key": None, "held": 0, "tranche": tranche}
-        want = int(pace * (self.tranche_s + RESERVE_S)) + due + 1
-        if least is None:
-            least = self._least(pace, due)
-        available = self.platform.ledger.available(job.fund, job.team, tx=tx)
-        amount = Nanos(available if least <= available < want else want)
-        key = f"{job.id}/{attempt}/{tranche}/hold"
-        self.platform.ledger.hold(
-            job.fund, job.team, amount, key=key, job=job.id, api_key=job.api_key, actor=job.person, tx=tx
-        )
-        return {"hold_key": key, "held": amount, "tranche": tranche}
-
-    def _least(self, pace: float, due: int) -> int:
-        """What a start must have: some seconds of work, and the reserve."""
-        return int(pace * min(LEAST_S + RESERVE_S, self.tranche_s)) + due + 1
-
-    def _settle(self, tx: Tx, job: Job, charge: int) -> None:
-        assert job.hold_key is not None
-        detail = {"usage": job.usage.as_json(), "rates": [list(rate) for rate in self._rates(job)]}
-        self.platform.ledger.settle(
-            job.hold_key, charge, key=job.hold_key.replace("/hold", "/post"), detail=detail, tx=tx
-        )
-
     def _close(self, tx: Tx, job: str, token: str, after: Status, usage: Usage, **news: Any) -> Job:
         """Charge what was used, give the rest back, and end the attempt."""
         found = self.platform.queue.owned(tx, job, token)
         found = dataclasses.replace(found, usage=found.usage.at_least(usage))
         charged = found.charged
         if found.hold_key is not None:
-            charge = min(self._due(found), found.held)
-            self._settle(tx, found, charge)
+            charge = min(self.due(found), found.held)
+            self.settle(tx, found, charge)
             charged += charge
-            over = self._due(dataclasses.replace(found, charged=charged))
-            if over and after in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED):
-                charged += self._charge_rest(tx, found, over)
+        if after in ENDED:
+            charged += self.settle_rest(tx, dataclasses.replace(found, charged=charged))
         began = self.platform.queue.get(job, tx=tx)
         tx.run(
             "UPDATE job_attempt SET charged = charged + :amount WHERE job = :job AND attempt = :attempt",
@@ -333,29 +263,17 @@ class Desk:
             **news,
         )
 
-    def _charge_rest(self, tx: Tx, job: Job, over: int) -> int:
-        """What was used beyond the hold: the team pays it if it can, else the platform does."""
-        key = f"{job.id}/{job.attempt}/rest"
-        try:
-            self.platform.ledger.hold(job.fund, job.team, over, key=f"{key}/hold", job=job.id, actor=job.person, tx=tx)
-        except (FundTooLow, CapReached):
-            reason = f"job {job.id} used {show(over)} beyond what was held"
-            self.platform.ledger.absorb(over, key=f"{key}/absorbed", job=job.id, reason=reason, tx=tx)
-            return 0
-        self.platform.ledger.settle(f"{key}/hold", over, key=f"{key}/post", tx=tx)
-        return over
-
     # -- what a worker is told ----------------------------------------------------------------------
 
     def _order(self, job: Job) -> Order:
-        paid = None
+        paid = job.charged if self.pace(job) else None
         if job.hold_key is not None:
-            paid = int(job.charged + job.held - self._reserve(job))
+            paid = int(job.charged + job.held - self.reserve(job))
         return Order(
             desired=job.desired,
             reason=job.reason if job.desired == "stop" else "",
             paid=paid,
-            rates=self._rates(job),
+            rates=self.rates(job),
             heartbeat_s=self.heartbeat_s,
         )
 
@@ -374,8 +292,12 @@ class Desk:
         ).version
 
 
-def _news(report: Report, *, usage: bool = True) -> dict[str, Any]:
-    """The columns that a report changes."""
+def _news(job: Job, report: Report, *, usage: bool = True) -> dict[str, Any]:
+    """The columns that a report changes.
+
+    Raises:
+        Invalid: it names the folder of another run.
+    """
     news: dict[str, Any] = {"usage": report.usage} if usage else {}
     if report.step:
         news.update(step=report.step, fraction=report.fraction)
@@ -386,6 +308,8 @@ def _news(report: Report, *, usage: bool = True) -> dict[str, Any]:
             checkpoint_tokens=report.checkpoint_tokens,
         )
     if report.run is not None:
+        if not is_name(report.run.replace("~", "-")) or report.run.split("~")[0] != job.run.split("~")[0]:
+            raise Invalid(f"{report.run[:60]!r} is no run of job {job.id}.")
         news["run"] = report.run
     return news
 
@@ -401,6 +325,12 @@ def _note_resume(tx: Tx, job: Job, step: int) -> None:
 
 def _after(job: Job, ending: Ending, now: int) -> tuple[Status, dict[str, Any]]:
     """Where an ending leads, and the columns that say when and how often it is tried again."""
+    after, news = _leads_to(job, ending, now)
+    # Nobody but the process that submitted it runs a pinned job: there is nothing to wait for.
+    return (Status.CANCELLED if job.pinned and after == Status.QUEUED else after), news
+
+
+def _leads_to(job: Job, ending: Ending, now: int) -> tuple[Status, dict[str, Any]]:
     if ending.outcome == "done":
         return Status.SUCCEEDED, {}
     if ending.outcome == "stopped":

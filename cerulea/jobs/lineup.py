@@ -87,7 +87,7 @@ class Lineup:
                     free=int(w.free),
                     device=w.device,
                     kinds=frozenset(w.kinds.split()),
-                    alive=now - w.seen_at < SILENT_MS,
+                    alive=abs(now - w.seen_at) < SILENT_MS,
                 )
                 for w in workers
             ],

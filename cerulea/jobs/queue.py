@@ -30,8 +30,7 @@ class Queue(JobReads):
     """Jobs in the database."""
 
     def __init__(self, database: Database, clock: Clock, *, lease_ms: int = LEASE_MS) -> None:
-        super().__init__(database, clock)
-        self.lease_ms = lease_ms
+        super().__init__(database, clock, lease_ms=lease_ms)
 
     # -- asking ------------------------------------------------------------------------------------
 
@@ -173,12 +172,16 @@ class Queue(JobReads):
         actor: str,
         recipe: dict[str, Any] | None = None,
         recipe_digest: str = "",
+        only_from: Status | None = None,
+        pinned: int | None = None,
         tx: Tx | None = None,
     ) -> Job:
         """Let a job that rests wait for its turn again; it goes on from its last checkpoint.
 
         Args:
             recipe: the same one with another end, where a person gave it one.
+            only_from: refuse a job that is in another state by now.
+            pinned: 1 where it goes on in the process that asks.
         """
 
         def work(tx: Tx) -> Job:
@@ -190,6 +193,10 @@ class Queue(JobReads):
             fresh: dict[str, Any] = {"retries": 0, "losses": 0} if found.status in ENDED else {}
             if found.reason == "resume_mismatch":
                 fresh.update(checkpoint_step=None, checkpoint_digest=None, checkpoint_tokens=None)
+            if only_from is not None and found.status != only_from:
+                raise EdgeRefused(f"Job {job} is {found.status}, no longer {only_from}.")
+            if pinned is not None:
+                fresh["pinned"] = pinned
             if recipe is not None:
                 fresh.update(recipe=recipe, recipe_digest=recipe_digest)
             elif found.status == Status.SUCCEEDED:

@@ -36,8 +36,8 @@ class Event:
 class JobReads:
     """Jobs in the database, read."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self.database, self.clock = database, clock
+    def __init__(self, database: Database, clock: Clock, *, lease_ms: int) -> None:
+        self.database, self.clock, self.lease_ms = database, clock, lease_ms
 
     def get(self, job: str, *, teams: Sequence[str] | None = None, tx: Tx | None = None) -> Job:
         """One job.
@@ -107,10 +107,29 @@ class JobReads:
         return [dict(row._mapping) for row in rows]
 
     def overdue(self) -> list[Job]:
-        """Jobs whose lease ran out."""
+        """Jobs whose lease ran out, or was written by a clock that has been set back since."""
+        now = self.clock.now()
         with self.database.read() as tx:
             rows = tx.all(
-                f"SELECT * FROM job WHERE status IN {HELD_STATES} AND lease_expires_at < :now", now=self.clock.now()
+                f"SELECT * FROM job WHERE status IN {HELD_STATES} "
+                "AND (lease_expires_at < :now OR lease_expires_at > :far)",
+                now=now,
+                far=now + 2 * self.lease_ms,
+            )
+        return [job_of(row) for row in rows]
+
+    def is_overdue(self, job: Job) -> bool:
+        """Whether a job's lease ran out."""
+        now = self.clock.now()
+        return job.lease_expires_at is not None and not now <= job.lease_expires_at <= now + 2 * self.lease_ms
+
+    def broke(self, limit: int = 500) -> list[Job]:
+        """Jobs that were paused for want of money and go on by themselves, the oldest first."""
+        with self.database.read() as tx:
+            rows = tx.all(
+                "SELECT * FROM job WHERE status = 'PAUSED' AND reason = 'budget' AND on_budget = 'resume' "
+                "AND pinned = 0 ORDER BY seq LIMIT :limit",
+                limit=limit,
             )
         return [job_of(row) for row in rows]
 

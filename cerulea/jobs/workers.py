@@ -72,7 +72,9 @@ class Workers:
 
         def work(tx: Tx) -> list[str]:
             silent = tx.all(
-                "SELECT id FROM worker WHERE status <> 'gone' AND seen_at < :then", then=self.clock.now() - SILENT_MS
+                "SELECT id FROM worker WHERE status <> 'gone' AND (seen_at < :then OR seen_at > :far)",
+                then=self.clock.now() - SILENT_MS,
+                far=self.clock.now() + SILENT_MS,  # seen by a clock that has been set back since
             )
             for row in silent:
                 tx.run("UPDATE worker SET status = 'gone' WHERE id = :id", id=row.id)

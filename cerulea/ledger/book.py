@@ -28,10 +28,11 @@ from cerulea.ledger.funds import DrawRequest
 from cerulea.ledger.holds import Hold, Want
 from cerulea.ledger.resolve import Ending
 from cerulea.ledger.statement import Statement, state
-from cerulea.store.database import Database, Tx
+from cerulea.store.database import Database, IntegrityError, Tx
 
 T = TypeVar("T")
 SWEPT = 200  # expired holds that one transaction gives back
+CHECK_VIOLATION = "23514"
 
 
 class Ledger:
@@ -385,6 +386,25 @@ class Ledger:
             lambda tx: (accounts.fund_of(tx, fund) if team is None else accounts.purse_of(tx, fund, team)).available,
         )
 
+    def room(
+        self, fund: str, team: str, *, job: str | None = None, api_key: str | None = None, tx: Tx | None = None
+    ) -> int:
+        """What a hold can take at most: what the team has available, and every cap that applies leaves; may be below 0.
+
+        Raises:
+            NotFound: no such fund or purse.
+        """
+
+        def look(tx: Tx) -> int:
+            least = int(accounts.purse_of(tx, fund, team).available)
+            for cap in caps.that_apply(tx, team=team, api_key=api_key, job=job):
+                account = accounts.find(tx, caps.window_code(cap, self.clock.now()))
+                used = 0 if account is None else account.dr_posted + account.dr_pending
+                least = min(least, cap.amount - used)
+            return least
+
+        return self._read(tx, look)
+
     def holds(self, fund: str, team: str | None = None, *, tx: Tx | None = None) -> list[Hold]:
         """Open holds: who holds what, the oldest first."""
         return self._read(tx, lambda tx: holds.open_holds(tx, fund, team))
@@ -402,8 +422,19 @@ class Ledger:
         return self._read(tx, lambda tx: holds.get(tx, hold_key))
 
     def _at_once(self, sql: str, values: dict[str, Any]) -> Any | None:
-        """On PostgreSQL the one statement that does all where no guard says no; else None, and nothing happened."""
-        return self.database.write_at_once(sql, **values) if self.database.dialect == "postgresql" else None
+        """On PostgreSQL the one statement that does all where no guard says no; else None, and nothing happened.
+
+        One that waited for a hold to be extended first computes with the account as it was before it waited, and
+        PostgreSQL holds that against a CHECK before it looks at the account anew: then several statements do it.
+        """
+        if self.database.dialect != "postgresql":
+            return None
+        try:
+            return self.database.write_at_once(sql, **values)
+        except IntegrityError as error:
+            if getattr(error.orig, "sqlstate", None) != CHECK_VIOLATION:
+                raise
+            return None
 
     def _read(self, tx: Tx | None, look: Callable[[Tx], T]) -> T:
         if tx is not None:

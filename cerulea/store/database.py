@@ -113,7 +113,7 @@ class Tx:
 
     def _as_ours(self, error: Exception, sql: str, values: dict[str, Any]) -> BaseException:
         base = self._dialect.loaded_dbapi.Error
-        return DBAPIError.instance(sql, values, error, base, dialect=self._dialect)
+        return DBAPIError.instance(sql, values, error, base, hide_parameters=True, dialect=self._dialect)
 
 
 def _row_of(cursor: Any) -> type[Any]:
@@ -231,10 +231,15 @@ class Database:
                 if pending in self._waiting and not pending.leads:
                     self._waiting.remove(pending)
             if pending.leads:
+                with self._queue:
+                    if pending in self._waiting:
+                        self._waiting.remove(pending)
                 self._hand_over()
             raise
         if pending.leads:
             self._lead()
+        if not pending.done:
+            raise Unreachable("The write was interrupted before it began; nothing of it is there.", fix="Try again.")
         if pending.error is not None:
             raise pending.error
         return pending.result  # type: ignore[return-value]
@@ -314,8 +319,13 @@ class Database:
                 raise
         except BaseException as error:
             # Nothing of the batch is on disk: everyone in it is told, unless already refused by a rule.
+            others = (
+                error
+                if isinstance(error, Exception)
+                else Unreachable("The write was interrupted; nothing of it is there.")
+            )
             for pending in batch:
-                pending.error = pending.error or error
+                pending.error = pending.error or others
             if not isinstance(error, Exception):
                 raise
         finally:

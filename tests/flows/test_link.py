@@ -20,7 +20,7 @@ class PlayedDesk:
     """A desk that is away when the test says so."""
 
     def __init__(self, order: Order = Order()) -> None:
-        self.order, self.away, self.stale = order, 0, False
+        self.order, self.away, self.broken, self.stale = order, 0, 0, False
         self.entries: list[dict] = []
         self.beats = 0
         self.finished: list[Ending] = []
@@ -30,6 +30,10 @@ class PlayedDesk:
     def _answer(self) -> None:
         if self.stale:
             raise LeaseStale("another has it")
+        if self.broken:
+            self.broken -= 1
+            self.heard.set()
+            raise ValueError("unexpected")
         if self.away:
             self.away -= 1
             raise Unreachable("away")
@@ -171,3 +175,20 @@ def test_a_wish_to_stop_reaches_the_worker():
     link.stop()
 
     assert link.reason_to_stop() == "preempt"
+
+
+def test_a_report_that_is_refused_ends_nothing():
+    """An answer that nobody expected: the worker goes on reporting, and says in its log what it was."""
+    desk = PlayedDesk(Order(heartbeat_s=0.01))
+    link = linked(desk)
+    desk.broken = 3
+    link.start()
+    link.see(step(1))
+    while desk.broken:
+        desk.heard.clear()
+        assert desk.heard.wait(timeout=30)
+    link.see(step(2))
+    link.stop()
+
+    assert [entry["step"] for entry in desk.entries] == [1, 2]
+    assert "unexpected" in link.trouble

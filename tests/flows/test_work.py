@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cerulea.core.clock import FakeClock
-from cerulea.core.errors import FundTooLow, LeaseStale
+from cerulea.core.errors import FundTooLow, Invalid, LeaseStale
 from cerulea.core.money import UNIT, nanos
 from cerulea.core.settings import read_settings
 from cerulea.core.values import Usage
@@ -18,6 +19,7 @@ from cerulea.flows.platform import Platform, open_platform
 from cerulea.flows.work import Desk
 from cerulea.jobs.job import Job, NewJob, Status
 from cerulea.jobs.protocol import Ending, Report
+from cerulea.ledger.audit import audit
 
 PRICES = """
 [[price]]
@@ -333,3 +335,155 @@ def test_only_one_conductor_leads(platform: Platform, desk: Desk, clock: FakeClo
     clock.advance(16_000)
     assert second.tick()
     assert not first.tick()
+
+
+def test_one_team_that_cannot_pay_does_not_stand_in_front_of_another(platform: Platform, desk: Desk):
+    """Sea has crumbs, less than a start costs; sky has money. One slot is free."""
+    platform.people.create_team("sky", fund="lab", actor="owner")
+    platform.ledger.open_purse("lab", "sky")
+    give(platform, "1", "crumbs")
+    platform.ledger.grant("lab", nanos("1000"), key="grant sky", actor="owner")
+    platform.ledger.draw("lab", "sky", nanos("1000"), key="draw sky", actor="owner")
+    poor = submit(platform, slots=4)
+    rich = platform.queue.put(
+        NewJob(kind="text", name="x", recipe={}, recipe_digest="x", team="sky", fund="lab", person="owner", slots=4)
+    )
+
+    Conductor(platform, desk).tick()
+
+    assert platform.queue.get(rich.id).status == Status.STARTING
+    assert platform.queue.get(poor.id).reason == "budget"
+
+
+def test_a_cap_below_one_tranche_is_held_and_used(platform: Platform, desk: Desk, clock: FakeClock):
+    """A tranche is 23; the job may cost 15 in all."""
+    give(platform, "1000", "a")
+    job = submit(platform)
+    platform.ledger.set_cap("job", job.id, "total", nanos("15"), actor="owner")
+
+    paused, second = play(desk, platform, clock, desk.place(job, {"w": 1}), 0, 100)
+
+    assert (paused.status, paused.reason) == (Status.PAUSED, "budget")
+    assert 8 < second <= 15
+    assert paused.charged <= nanos("15")
+
+
+def test_a_cap_that_is_lowered_stops_the_job_and_breaks_nothing(platform: Platform, desk: Desk, clock: FakeClock):
+    give(platform, "1000", "a")
+    job = submit(platform)
+    platform.ledger.set_cap("job", job.id, "total", nanos("500"), actor="owner")
+    placed = desk.place(job, {"w": 1})
+    clock.advance(1000)
+    desk.heartbeat(placed.id, placed.token, used(1))
+    platform.ledger.set_cap("job", job.id, "total", nanos("2"), actor="owner")
+
+    paused, _ = play(desk, platform, clock, platform.queue.get(job.id), 1, 100)
+
+    assert (paused.status, paused.reason) == (Status.PAUSED, "budget")
+
+
+def test_a_name_that_belongs_to_another_team_ends_with_the_reason(platform: Platform, desk: Desk):
+    give(platform, "1000", "a")
+    files = {"model.safetensors": {"sha256": "a" * 64, "bytes": 1}}
+    model = {"files": files, "digest": "b" * 64, "card": {}}
+    platform.registry.register("brook", manifest=files, digest="b" * 64, card={}, team="home", actor="owner")
+    job = desk.place(submit(platform), {"w": 1})
+
+    after = desk.finish(job.id, job.token, Ending(outcome="done", reason="steps", report=used(1), model=model))
+
+    assert after.status == Status.FAILED
+    assert "brook" in after.reason_detail
+    assert after.retries == 0
+
+
+def test_a_worker_that_reported_again_is_not_lost(platform: Platform, desk: Desk, clock: FakeClock):
+    give(platform, "1000", "a")
+    job = desk.place(submit(platform), {"w": 1})
+    clock.advance(platform.queue.lease_ms + 1)
+    seen = platform.queue.overdue()[0]
+    desk.heartbeat(job.id, job.token, used(1))
+
+    with pytest.raises(LeaseStale):
+        desk.lose(seen, "silent", overdue=True)
+
+    assert platform.queue.get(job.id).status == Status.RUNNING
+
+
+def test_a_cancel_that_comes_before_the_loss_is_remembered(platform: Platform, desk: Desk):
+    give(platform, "1000", "a")
+    job = desk.place(submit(platform), {"w": 1})
+    seen = platform.queue.get(job.id)
+    platform.queue.ask_stop(job.id, "cancel", actor="ada")
+
+    assert desk.lose(seen, "gone").status == Status.CANCELLED
+
+
+def test_a_job_that_was_cancelled_is_not_woken(platform: Platform, desk: Desk, clock: FakeClock):
+    give(platform, "10", "a")
+    paused, _ = play(desk, platform, clock, desk.place(submit(platform), {"w": 1}), 0, 100)
+    conductor = Conductor(platform, desk)
+    stale = platform.queue.broke()
+    desk.cancel(paused.id, actor="ada")
+    give(platform, "100", "b")
+
+    platform.queue.broke = lambda limit=0: stale  # type: ignore[method-assign]
+    conductor.wake()
+
+    assert platform.queue.get(paused.id).status == Status.CANCELLED
+
+
+def test_a_report_cannot_name_another_runs_folder(platform: Platform, desk: Desk):
+    give(platform, "1000", "a")
+    job = desk.place(submit(platform), {"w": 1})
+
+    for run in ("../../etc", "/tmp/x", f"{job.run}/..", "other", "", f"{job.run}~/../x"):
+        with pytest.raises(Invalid):
+            desk.heartbeat(job.id, job.token, dataclasses.replace(used(1), run=run))
+    desk.heartbeat(job.id, job.token, dataclasses.replace(used(1), run=f"{job.run}~2"))
+
+    assert platform.queue.get(job.id).run == f"{job.run}~2"
+
+
+def test_a_cancelled_job_pays_what_it_still_owes_or_the_house_does(platform: Platform, desk: Desk, clock: FakeClock):
+    """Paused with more used than was held; then a person cancels it."""
+    give(platform, "10", "a")
+    job = desk.place(submit(platform), {"w": 1})
+    paused = desk.finish(job.id, job.token, Ending(outcome="stopped", reason="budget", report=used(14)))
+    assert (paused.status, paused.charged) == (Status.PAUSED, nanos("10"))
+    give(platform, "100", "b")
+
+    after = desk.cancel(paused.id, actor="ada")
+
+    assert (after.status, after.charged) == (Status.CANCELLED, price(14))
+    assert audit(platform.database).problems == []
+
+
+def test_a_foreground_job_never_waits_in_the_queue(platform: Platform, desk: Desk):
+    give(platform, "1000", "a")
+    job = desk.place(submit(platform, pinned=1), {"w": 1})
+
+    after = desk.finish(job.id, job.token, Ending(outcome="failed", reason="platform", detail="The disk is full."))
+
+    assert after.status == Status.CANCELLED
+
+
+def test_a_foreground_job_that_cannot_start_leaves_nothing(platform: Platform, desk: Desk):
+    new = NewJob(kind="text", name="x", recipe={}, recipe_digest="x", team="sea", fund="lab", person="owner", pinned=1)
+
+    with pytest.raises(FundTooLow):
+        desk.start_here(lambda tx: platform.queue.put(new, tx=tx), "w", 1)
+
+    assert platform.queue.newest() == []
+
+
+def test_a_clock_that_is_set_back_hides_no_dead_worker(platform: Platform, desk: Desk, clock: FakeClock):
+    give(platform, "1000", "a")
+    desk.place(submit(platform), {"w": 1})
+    conductor = Conductor(platform, desk)
+    clock.jump(-3_600_000)
+    for _ in range(3):
+        clock.advance(platform.queue.lease_ms + 1)
+        conductor.tick()
+
+    assert platform.workers.present() == []
+    assert platform.queue.newest()[0].status == Status.QUEUED
