@@ -79,7 +79,7 @@ NAMES |= {"prefix": "aaaaaaaa", "label": "none", "model": "none", "alias": "none
 
 
 def call(ask: Asker, route: str) -> int:
-    """The status of a request that is well formed in its path; its body may be refused, after the scope was looked at."""
+    """The status of a request whose path is well formed; its body may be refused, after the scope was looked at."""
     method, path = route.split()
     url = re.sub(r"\{(\w+)\}", lambda found: NAMES[found[1]], path) + (
         "?name=loss" if path.endswith("/metrics") else ""
