@@ -13,6 +13,7 @@ import httpx
 
 from cerulea.client.problems import error_of
 from cerulea.core.errors import Unreachable
+from cerulea.core.files import json_line
 from cerulea.jobs.protocol import Assignment, Ending, Order, Report, wire
 
 TIMEOUT_S = 15.0
@@ -25,8 +26,15 @@ class RemoteDesk:
         """`key` is an API key of role service (`ck_...`), or the token of one attempt, which opens that job alone."""
         bearer = key if key.startswith("ck_") else f"lt_{key}"
         self._http = httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {bearer}"}, timeout=TIMEOUT_S, trust_env=False
+            base_url=url,
+            headers={"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"},
+            timeout=TIMEOUT_S,
+            trust_env=False,
         )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
 
     def enlist(self, worker: str, *, name: str, slots: int, device: str, kinds: Sequence[str]) -> list[tuple[str, str]]:
         """A worker is there; (id, name) of the others."""
@@ -70,7 +78,9 @@ class RemoteDesk:
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         try:
-            answer = self._http.post(f"/api/work/{path}", json=body)
+            # NaN becomes null, half of a surrogate pair a question mark: neither may keep a report from arriving.
+            content = json_line(body).encode("utf-8", "replace")
+            answer = self._http.post(f"/api/work/{path}", content=content)
         except httpx.HTTPError as error:
             raise Unreachable(
                 f"The platform at {self._http.base_url} does not answer: {error}.", fix="Is `cerulea up` running?"
