@@ -96,7 +96,10 @@ class Ending:
 
 
 def statement(ending: Ending) -> tuple[str, dict[str, Any]]:
-    """PostgreSQL's one statement that ends a hold without caps; it returns no row where a guard said no."""
+    """PostgreSQL's one statement that ends a hold without caps; it returns no row where a guard said no.
+
+    Only as a transaction of its own: it can fail where several statements would not (`book`).
+    """
     return _TAKE_AT_ONCE, ending.values()
 
 
@@ -111,9 +114,7 @@ def end(tx: Tx, ending: Ending) -> Transfer:
     """
     values = ending.values()
     for _ in range(TRIES):
-        row = tx.one(_TAKE_AT_ONCE, **values) if tx.dialect == "postgresql" else None
-        if row is None:
-            row = _take(tx, values)
+        row = _take(tx, values)
         if row is not None:
             return ending.transfer(row)
         first = entries.repeated(tx, ending.key, values["asked"])

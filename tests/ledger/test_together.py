@@ -105,35 +105,35 @@ def test_one_key_from_all_sides_moves_money_once(short: Ledger):
 
 
 def test_a_hold_ends_once_whoever_ends_it(short: Ledger, clock: FakeClock):
-    """Settling, voiding and the sweep race for each of 30 holds; extensions come in between."""
-    for i in range(30):
-        short.hold("lab", "text", 2, key=f"h{i}", expires_ms=1)
-    clock.advance(1)
+    """Settling, voiding, the sweep and extensions race for six holds, again and again."""
+    for turn in range(8):
+        keys = [f"h{turn}-{i}" for i in range(6)]
+        for key in keys:
+            short.hold("lab", "text", 2, key=key, expires_ms=1)
+        clock.advance(1)
 
-    def work(number: int) -> list[str]:
-        won = []
-        for i in random.Random(number).sample(range(30), 30):
-            try:
-                if number % 4 == 0:
-                    short.settle(f"h{i}", 1, key=f"p{i}-{number}")
-                elif number % 4 == 1:
-                    short.void(f"h{i}", key=f"v{i}-{number}")
-                elif number % 4 == 2:
-                    won += short.expire()
+        def work(number: int, keys: list[str] = keys) -> list[str]:
+            won = []
+            for key in random.Random(number).sample(keys, len(keys)):
+                try:
+                    if number % 4 == 0:
+                        won.append(short.settle(key, 1, key=f"p{key}-{number}") and key)
+                    elif number % 4 == 1:
+                        won.append(short.void(key, key=f"v{key}-{number}") and key)
+                    elif number % 4 == 2:
+                        won += short.expire()
+                    else:
+                        short.extend(key, 1, key=f"e{key}-{number}")
+                        short.extend(key, 1, key=f"f{key}-{number}")
+                except (HoldClosed, FundTooLow):
                     continue
-                else:
-                    short.extend(f"h{i}", 1, key=f"e{i}-{number}")
-                    continue
-                won.append(f"h{i}")
-            except (HoldClosed, FundTooLow):
-                continue
-        return won
+            return won
 
-    results = at_once(work, 8)
+        results = at_once(work, 10)
 
-    assert not [result for result in results if isinstance(result, Exception)]
-    assert sorted(key for won in results for key in won) == sorted(f"h{i}" for i in range(30))
-    assert short.holds("lab") == []
+        assert not [result for result in results if isinstance(result, Exception)]
+        assert sorted(key for won in results for key in won) == sorted(keys)
+        assert short.holds("lab") == []
     assert audit(short.database).problems == []
 
 
