@@ -12,6 +12,7 @@ Kept:    a child that ends is started again, sooner after the first time than af
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from typer import Option
@@ -65,6 +66,7 @@ def up(
     if workers < 0:
         raise CommandInvalid(f"--workers is {workers}.", fix="Use 0 or more.")
     _check_port(host, port)
+    alone = _be_the_only_one(settings)
     shown, service = _prepare(settings)
     reach = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://{f'[{reach}]' if ':' in reach else reach}:{port}"
@@ -82,6 +84,7 @@ def up(
         tree.watch()
     finally:
         tree.stop()
+    alone.close()
     if as_json:
         put({"event": "down"})
 
@@ -105,12 +108,31 @@ def worker(
     work(settings, url, settings.key, slots)
 
 
+def _be_the_only_one(settings: Settings) -> IO[str]:
+    """A lock on the home, which ends with this process however it ends.
+
+    Raises:
+        Conflict: another `cerulea up` has it.
+    """
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = (settings.home / ".up.lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise Conflict(
+            f"A platform is up in {settings.home} already.",
+            why="Two of them would share one worker's jobs.",
+            fix="Stop it first (Ctrl-C or SIGTERM), or choose another one with --home.",
+        ) from error
+    return file
+
+
 def _prepare(settings: Settings) -> tuple[str | None, str]:
     """Bring the database up to date; the admin's key if it was made just now, and a new key for our own worker."""
     from cerulea.flows.keys import admin_key_once, worker_key
     from cerulea.flows.platform import open_platform
 
-    settings.home.mkdir(parents=True, exist_ok=True)
     with open_platform(settings) as platform:
         return admin_key_once(platform), worker_key(platform)
 

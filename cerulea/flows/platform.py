@@ -55,6 +55,8 @@ def open_platform(settings: Settings, clock: Clock | None = None) -> Iterator[Pl
         Unreachable: its database server does not answer.
     """
     clock = clock or SystemClock()
+    # The books are nobody else's to read: a lease's token lies in them.
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(settings.database)
     telemetry = database
     try:

@@ -227,11 +227,13 @@ def test_money_for_forty_percent_pauses_the_job_and_more_money_finishes_it(
         same(up, job, undisturbed)
 
 
-def test_a_port_that_is_taken_is_a_conflict(home: Path, cerulea):
+def test_a_port_or_a_home_that_is_taken_is_a_conflict(home: Path, cerulea):
     with Up(home, workers=0) as up:
-        done = cerulea.run("up", "--port", up.port, code=5)
+        taken = cerulea.run("up", "--port", up.port, code=5)
+        second = cerulea.run("--home", up.home, "up", "--port", up.port + 1, code=5)
 
-        assert "--port" in done.stderr
+        assert "--port" in taken.stderr
+        assert "--home" in second.stderr
 
 
 def test_up_leaves_nothing_behind(home: Path):
