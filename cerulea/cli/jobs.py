@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,13 +86,14 @@ def ps(
             "team": lambda j: j.team,
             "status": lambda j: j.status,
             "done": lambda j: f"{j.fraction:.0%}",
-            "step": lambda j: f"{j.step:,}",
             "cost": lambda j: j.cost,
-            "why it waits": lambda j: j.waits or j.detail,
         },
         "No jobs." if every else "No open jobs. All of them: cerulea ps --all. A new one: cerulea submit RECIPE",
     )
-    if found.next is not None and not as_json:
+    for job in found.items:
+        if said := job.waits or job.detail:
+            print(f"{job.id}  {said}")
+    if found.next is not None:
         print(f"more: cerulea ps --limit {2 * limit}")
 
 
@@ -109,6 +111,9 @@ def logs(
 
     with client_of(context, home, url) as client:
         if follow:
+            found = client.jobs.get(job)
+            if found.waits and not as_json:
+                print(f"{found.id} is {found.status}: {found.waits}", file=sys.stderr, flush=True)
             for item in client.jobs.follow(job):
                 if item.type == "log":
                     put(item.data) if as_json else print(item.data["text"], flush=True)

@@ -28,7 +28,7 @@ KINDS = ("text",)  # what the job process can run
 POLL_S = 0.2
 ENLIST_S = 5.0
 COULD_NOT_TELL = 3  # exit code of a job that is well, but found nobody to say so to
-FENCE_S = 30.0  # for a process that lost its job, before it is killed
+FENCE_S = 15.0  # for a process that is done or has lost its job to end by itself; then to stop, before it is killed
 DRAIN_S = 60.0  # for saving, before a job is killed
 LINES = 500  # of output at a time
 
@@ -170,12 +170,13 @@ class Agent:
             del self.running[token]
 
     def _fence(self, running: _Running) -> None:
-        """The job is another worker's now; its process ends by itself, or is ended."""
+        """The desk has its ending, or gave it to another worker: its process ends by itself, or is ended."""
         if not running.fenced_at:
             running.fenced_at = monotonic()
-            running.child.stop()
-        elif monotonic() - running.fenced_at > FENCE_S:
+        elif monotonic() - running.fenced_at > 2 * FENCE_S:
             running.child.kill()
+        elif monotonic() - running.fenced_at > FENCE_S:
+            running.child.stop()
 
 
 def name_here() -> str:

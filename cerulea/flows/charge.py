@@ -119,7 +119,8 @@ class Charges:
         if least is None:
             least = self._least(pace, due)
         room = self._room(job, tx=tx)
-        amount = Nanos(room if least <= room < want else want)
+        # Where there is less than a tranche: what there is, or, to be refused with the number that would do, the least.
+        amount = Nanos(want if room >= want else max(room, least))
         key = f"{job.id}/{attempt}/{tranche}/hold"
         self.platform.ledger.hold(
             job.fund, job.team, amount, key=key, job=job.id, api_key=job.api_key, actor=job.person, tx=tx

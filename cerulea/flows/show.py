@@ -147,7 +147,9 @@ def export_tensorboard(platform: Platform, run: str, folder: Path, say: Callable
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
-        raise Failed("tensorboardX is not installed.", fix="pip install tensorboardX") from error
+        raise Failed(
+            "tensorboardX is not installed.", fix="pip install -e '.[tensorboard]', or: pip install tensorboardX"
+        ) from error
     source = _source_of(platform, run)
     points = 0
     names = {
