@@ -241,7 +241,7 @@ class Database:
         if not pending.done:
             raise Unreachable("The write was interrupted before it began; nothing of it is there.", fix="Try again.")
         if pending.error is not None:
-            raise pending.error
+            raise _plainly(pending.error, self.engine.url)
         return pending.result  # type: ignore[return-value]
 
     def write_at_once(self, sql: str, **values: Any) -> Any | None:
@@ -368,6 +368,21 @@ def _unknown_url(url: str) -> Invalid:
         why="It is a sqlite: or a postgresql: URL.",
         fix="Unset CERULEA_DATABASE_URL for a file, or set postgresql://user:password@host:5432/name.",
     )
+
+
+def _plainly(error: BaseException, address: sqlalchemy.URL) -> BaseException:
+    """What SQLite says of the disk as an error of ours; any other error as it is."""
+    if not isinstance(error, OperationalError) or address.get_backend_name() != "sqlite":
+        return error
+    if "locked" in str(error.orig):
+        return Unreachable(f"The database {address.database} is held by another program.", fix="Try again in a moment.")
+    trouble = FileTrouble(
+        f"The database {address.database} cannot be written: {error.orig}.",
+        why="Nothing of this write is there; what was written before it is whole.",
+        fix="Check the free space and the permissions, then do it again.",
+    )
+    trouble.__cause__ = error
+    return trouble
 
 
 def _unopened(dialect: str, address: sqlalchemy.URL, error: Exception) -> Exception:

@@ -176,3 +176,36 @@ def test_a_password_is_not_repeated():
         Database("postgresql://x:secret@127.0.0.1:9/x")
 
     assert "secret" not in str(caught.value)
+
+
+FULL = """
+import resource, signal, sys
+from cerulea.core.errors import FileTrouble
+from cerulea.store.database import Database
+database = Database(sys.argv[1])
+database.write(lambda tx: tx.run("INSERT INTO note VALUES ('before', 1)"))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+try:
+    for i in range(10_000):
+        database.write(lambda tx: tx.run("INSERT INTO note VALUES (:name, 1)", name=f"{i}" + "x" * 1000))
+except FileTrouble as error:
+    print(i)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    database.write(lambda tx: tx.run("INSERT INTO note VALUES ('after', 1)"))
+    sys.exit(0)
+sys.exit("it was never full")
+"""
+
+
+def test_a_full_disk_is_a_coded_error_and_loses_nothing(databases):
+    """A limit on the size of files stands for the disk; what was acknowledged is there, and more when there is room."""
+    database = databases.make("sqlite")
+    database.write(lambda tx: tx.run("CREATE TABLE note (name TEXT PRIMARY KEY, value BIGINT NOT NULL)"))
+
+    done = subprocess.run([sys.executable, "-c", FULL, database.url], capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    with database.read() as tx:
+        assert tx.value("SELECT COUNT(*) FROM note") == int(done.stdout) + 2
+        assert tx.value("PRAGMA integrity_check") == "ok"
