@@ -44,7 +44,7 @@ def list_jobs(
     """Jobs, the newest first."""
     teams = caller.teams if team is None else (team,) if caller.teams is None or team in caller.teams else ()
     wanted = list(dict.fromkeys(status or []))
-    found = platform.queue.newest(teams=teams, statuses=wanted, limit=limit + 1, before_seq=before)
+    found = platform.queue.newest(teams=teams, statuses=wanted, limit=limit + 1, before_seq=before, recipes=False)
     costs = Costs(platform)
     return schema.JobList(
         items=[schema.job_out(job, costs) for job in found[:limit]],

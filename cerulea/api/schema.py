@@ -310,7 +310,12 @@ def _job_values(job: Job, costs: Costs) -> dict[str, Any]:
         "held": show(job.held),
         "max_cost": None if job.max_cost is None else show(job.max_cost),
         "on_budget": job.on_budget,
-        "usage": job.usage.as_json(),
+        "usage": Used.model_construct(
+            trained_tokens=job.usage.trained_tokens,
+            prompt_tokens=job.usage.prompt_tokens,
+            completion_tokens=job.usage.completion_tokens,
+            device_ms=job.usage.device_ms,
+        ),
         "result": job.result,
         "rerun_of": job.rerun_of,
         "worker": job.worker,

@@ -165,7 +165,7 @@ def _greet(url: str, key: str | None, workers: int) -> None:
         print(f"admin key, shown once:  {key}")
     else:
         print("admin key: as it was shown at the first start; make another: cerulea key create --role admin")
-    print(f"what it can do: {url}/openapi.json   {workers} job{'s' if workers != 1 else ''} at a time   Ctrl-C stops it")
+    print(f"what it can do: {url}/openapi.json   {workers} job{'s' if workers != 1 else ''} at a time   Ctrl-C ends")
     print("next, in another terminal:  cerulea submit recipes/tiny.toml", flush=True)
 
 
