@@ -7,7 +7,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --no-input --quiet
 DATA ?=
 BENCH_DATA ?=
 
-.PHONY: help quickstart up test check docs bench clean
+.PHONY: help quickstart up test check deep docs bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +36,9 @@ test: .venv/.dev
 	@echo "== tests";            $(BIN)/pytest -n 2
 
 check: test
+
+deep: .venv/.dev
+	$(BIN)/pytest -m deep -n 2
 
 docs: .venv/.runtime
 	$(BIN)/python -m cerulea.cli.reference

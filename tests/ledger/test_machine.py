@@ -133,7 +133,7 @@ def fails(machine: type[LedgerMachine]) -> bool:
     return False
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_a_statement_without_its_guard_is_found(databases: Databases, monkeypatch: pytest.MonkeyPatch, name: str):
     """Every WHERE that keeps money safe is needed: without it the machine fails."""
