@@ -159,5 +159,10 @@ def _response(answer: Answer) -> Response:
     return Response(answer.body, status_code=answer.status, media_type=kind, headers=headers)
 
 
-Opened = Annotated[Platform, Depends(platform_of)]
+async def _opened(request: Request) -> Platform:
+    """The same as a dependency; `async`, so that no thread is asked for it."""
+    return platform_of(request)
+
+
+Opened = Annotated[Platform, Depends(_opened)]
 Writes = Annotated[Write, Depends(_write)]

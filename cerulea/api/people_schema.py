@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from cerulea.api.schema import In, Moment, Name, Out, Text, Whole, moment
+from cerulea.api.schema import Days, In, Moment, Name, Out, Slots, Text, Weight, moment
 from cerulea.core.clock import iso
 from cerulea.people import ApiKey, Person, Team
 from cerulea.registry import AliasMove, Lineage, Listed, Version
@@ -30,16 +30,16 @@ class NewTeam(In):
 
     name: Name
     fund: Name = Field("home", description="What pays for its jobs by default.")
-    weight: Whole = Field(1, ge=1, le=1_000_000, description="Twice the weight is due twice the slots.")
-    slots: Whole = Field(0, ge=0, le=1_000_000, description="Its own, which it gets back from whoever borrows them.")
+    weight: Weight = Field(1, description="Twice the weight is due twice the slots.")
+    slots: Slots = Field(0, description="Its own, which it gets back from whoever borrows them.")
     borrows: bool = Field(True, description="May use what others leave.")
 
 
 class TeamChange(In):
     """What is to be different; what is null stays."""
 
-    weight: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None
-    slots: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
+    weight: Weight | None = None
+    slots: Slots | None = None
     borrows: bool | None = None
 
 
@@ -104,9 +104,7 @@ class NewKey(In):
     team: Name
     name: Text = Field("key", min_length=1, description="What it is for.", examples=["laptop"])
     scopes: list[Text] = Field([], max_length=20, description="What to narrow it to; none: all that the role may do.")
-    days: Annotated[Whole, Field(ge=1, le=36_500)] | None = Field(
-        None, description="How long it opens anything; null: for ever."
-    )
+    days: Days | None = Field(None, description="How long it opens anything; null: for ever.")
 
 
 class KeyOut(Out):

@@ -29,7 +29,13 @@ SHOWN_MONEY = r"^-?[0-9]{1,10}\.[0-9]{2,9}$"
 Name = Annotated[str, StringConstraints(pattern=NAME), Field(examples=["lab"])]
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=200)]
 # JSON knows one kind of number: 5.0 is a whole one, true is none.
-Whole = Annotated[int, BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)]
+WHOLE = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
+Priority = Annotated[int, Field(ge=-1000, le=1000), WHOLE]
+Processes = Annotated[int, Field(ge=1, le=1024), WHOLE]
+Weight = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
+Slots = Annotated[int, Field(ge=0, le=1_000_000), WHOLE]
+Days = Annotated[int, Field(ge=1, le=36_500), WHOLE]
+Count = Annotated[int, Field(ge=0, le=FAR), WHOLE]
 # Any text: what is no amount is refused by the one reader of money, with its own code.
 Amount = Annotated[
     str,
@@ -69,8 +75,8 @@ class NewRun(In):
     name: Text | None = Field(None, description="The model's name instead of the recipe's.", examples=["brook"])
     team: Name | None = Field(None, description="Whose job it is; your own team by default.", examples=["home"])
     fund: Name | None = Field(None, description="What pays; the team's fund by default.", examples=["home"])
-    priority: Whole = Field(0, ge=-1000, le=1000, description="Within the team; higher goes first.")
-    processes: Whole = Field(1, ge=1, le=1024, description="Slots, all at once or none.")
+    priority: Priority = Field(0, description="Within the team; higher goes first.")
+    processes: Processes = Field(1, description="Slots, all at once or none.")
     device: Literal["cpu", "cuda"] | None = Field(None, description="What the workers have, by default.")
     max_cost: Amount | None = Field(None, description="The job is charged no more than this.", examples=["5.00"])
     on_budget: Literal["resume", "pause"] = Field(
@@ -254,13 +260,13 @@ class EstimateOut(Out):
 
 def job_out(job: Job, costs: Costs) -> JobOut:
     """A job on the wire."""
-    return JobOut(**_job_values(job, costs))
+    return JobOut(**job_values(job, costs))
 
 
 def job_detail(platform: Platform, job: Job, position: int | None, tries: list[dict[str, Any]]) -> JobDetail:
     """A job on the wire, with all that is known of it."""
     return JobDetail(
-        **_job_values(job, Costs(platform)),
+        **job_values(job, Costs(platform)),
         recipe=job.recipe,
         recipe_digest=job.recipe_digest,
         position=position,
@@ -280,7 +286,8 @@ def job_detail(platform: Platform, job: Job, position: int | None, tries: list[d
     )
 
 
-def _job_values(job: Job, costs: Costs) -> dict[str, Any]:
+def job_values(job: Job, costs: Costs) -> dict[str, Any]:
+    """A job's values on the wire, as JobOut has them."""
     waits = job.status in (Status.QUEUED, Status.PAUSED)
     return {
         "id": job.id,
@@ -310,12 +317,7 @@ def _job_values(job: Job, costs: Costs) -> dict[str, Any]:
         "held": show(job.held),
         "max_cost": None if job.max_cost is None else show(job.max_cost),
         "on_budget": job.on_budget,
-        "usage": Used.model_construct(
-            trained_tokens=job.usage.trained_tokens,
-            prompt_tokens=job.usage.prompt_tokens,
-            completion_tokens=job.usage.completion_tokens,
-            device_ms=job.usage.device_ms,
-        ),
+        "usage": job.usage.as_json(),
         "result": job.result,
         "rerun_of": job.rerun_of,
         "worker": job.worker,

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
 from cerulea.api.asking import Needs, NeedsLease, lease_token
-from cerulea.api.schema import FAR, In, JobId, Name, Out, Text, Whole
+from cerulea.api.schema import FAR, Count, In, JobId, Name, Out, Slots, Text
 from cerulea.core.errors import Invalid, KeyUnknown, LeaseStale
 from cerulea.flows.work import Desk
 from cerulea.jobs.protocol import Ending, Report, wire
@@ -29,7 +29,7 @@ class Enlisting(In):
 
     worker: Name
     name: Text
-    slots: Whole = Field(ge=0, le=4096)
+    slots: Slots
     device: Literal["cpu", "cuda"]
     kinds: list[Name] = Field(max_length=32)
 
@@ -51,9 +51,9 @@ class Batch(In):
     """Metrics or log lines, numbered from `first_seq` within their stream of this attempt."""
 
     token: Token
-    attempt: Whole = Field(ge=0, le=FAR)
+    attempt: Count
     entries: list[dict[str, Any]] = Field(max_length=100_000)
-    first_seq: Whole = Field(ge=0, le=FAR)
+    first_seq: Count
     stream: Name
 
 
@@ -97,7 +97,7 @@ class Told(Out):
     status: str = Field(description="Of the job, or of the worker.")
 
 
-def _desk(request: Request) -> Desk:
+async def _desk(request: Request) -> Desk:
     desk: Desk = request.app.state.desk
     return desk
 

@@ -58,7 +58,7 @@ CREATE TABLE transfer (
 );
 CREATE UNIQUE INDEX transfer_resolves_once ON transfer (pending_seq) WHERE kind IN ('post', 'void', 'expire');
 CREATE INDEX transfer_of_group ON transfer (group_key) WHERE group_key IS NOT NULL;
-CREATE INDEX transfer_by_debit ON transfer (debit, at);
+CREATE INDEX transfer_settled ON transfer (debit, at, amount) WHERE kind = 'post';
 CREATE INDEX transfer_by_credit ON transfer (credit, debit) WHERE kind = 'single';
 CREATE INDEX transfer_by_job ON transfer (job) WHERE job IS NOT NULL;
 CREATE TABLE open_hold (
