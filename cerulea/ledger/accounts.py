@@ -24,7 +24,7 @@ from cerulea.store.database import Tx
 PAYEES = ("compute", "inference", "storage")  # what a hold can pay for
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY_CHARACTERS = 200
-_COLUMNS = (
+COLUMNS = (
     "id, code, kind, unit, fund, team, limited, counted, approval, closed, dr_pending, dr_posted, cr_posted, created_at"
 )
 
@@ -73,20 +73,25 @@ def payee_code(payee: str) -> str:
 
 def find(tx: Tx, code: str) -> Account | None:
     """The account of that code."""
-    row = tx.one(f"SELECT {_COLUMNS} FROM account WHERE code = :code", code=code)
-    return None if row is None else Account(**row._mapping)
+    row = tx.one(f"SELECT {COLUMNS} FROM account WHERE code = :code", code=code)
+    return None if row is None else as_account(row)
+
+
+def as_account(row: Any) -> Account:
+    """An account out of a row that begins with `COLUMNS`."""
+    return Account(**{name: getattr(row, name) for name in Account.__dataclass_fields__})
 
 
 def every(tx: Tx, kind: str, fund: str | None = None) -> list[Account]:
     """Accounts of a kind, all or those of one fund, by code."""
     of_fund = "" if fund is None else " AND fund = :fund"
-    rows = tx.all(f"SELECT {_COLUMNS} FROM account WHERE kind = :kind{of_fund} ORDER BY code", kind=kind, fund=fund)
+    rows = tx.all(f"SELECT {COLUMNS} FROM account WHERE kind = :kind{of_fund} ORDER BY code", kind=kind, fund=fund)
     return [Account(**row._mapping) for row in rows]
 
 
 def every_account(tx: Tx) -> list[Account]:
     """All accounts."""
-    return [Account(**row._mapping) for row in tx.all(f"SELECT {_COLUMNS} FROM account ORDER BY id")]
+    return [Account(**row._mapping) for row in tx.all(f"SELECT {COLUMNS} FROM account ORDER BY id")]
 
 
 def fund_of(tx: Tx, fund: str) -> Account:

@@ -179,12 +179,14 @@ class Ledger:
         check_amount(amount), check_key(key)
         now = self.clock.now()
 
+        tried = tx is None and approved and self.database.dialect == "postgresql"
+
         def work(tx: Tx) -> Transfer | DrawRequest:
             if not approved and accounts.fund_of(tx, fund).approval:
                 return funds.ask(tx, fund, team, amount, key=key, actor=actor, at=now)
-            return funds.draw(tx, fund, team, amount, key=key, actor=actor, at=now)
+            return funds.draw(tx, fund, team, amount, key=key, actor=actor, at=now, tried=tried)
 
-        if tx is None and approved:
+        if tried:
             payment = funds.drawing(fund, team, amount, key=key, actor=actor, at=now)
             if row := self._at_once(*entries.statement(payment)):
                 return payment.transfer(row.seq)
@@ -279,9 +281,10 @@ class Ledger:
             actor=actor,
         )
         now = self.clock.now()
-        if tx is None and self._at_once(*holds.statement(want, now)):
+        tried = tx is None and self.database.dialect == "postgresql"
+        if tried and self._at_once(*holds.statement(want, now)):
             return want.hold(now)
-        return self.database.within(tx, lambda tx: holds.place(tx, want, now))
+        return self.database.within(tx, lambda tx: holds.place(tx, want, now, tried=tried))
 
     def extend(
         self,
@@ -331,7 +334,8 @@ class Ledger:
         ending = Ending(
             hold=hold_key, amount=amount, kind="post", key=key, actor=actor, detail=detail, at=self.clock.now()
         )
-        if tx is None and (row := self._at_once(*resolve.statement(ending))):
+        alone = tx is None and self.database.dialect == "postgresql"
+        if alone and (row := self._at_once(*resolve.statement(ending))):
             return ending.transfer(row)
         return self.database.within(tx, lambda tx: resolve.end(tx, ending))
 
@@ -422,13 +426,11 @@ class Ledger:
         return self._read(tx, lambda tx: holds.get(tx, hold_key))
 
     def _at_once(self, sql: str, values: dict[str, Any]) -> Any | None:
-        """On PostgreSQL the one statement that does all where no guard says no; else None, and nothing happened.
+        """PostgreSQL's one statement that does all where no guard says no; else None, and nothing happened.
 
         One that waited for a hold to be extended first computes with the account as it was before it waited, and
         PostgreSQL holds that against a CHECK before it looks at the account anew: then several statements do it.
         """
-        if self.database.dialect != "postgresql":
-            return None
         try:
             return self.database.write_at_once(sql, **values)
         except IntegrityError as error:

@@ -74,9 +74,9 @@ def drawing(fund: str, team: str, amount: int, *, key: str, actor: str, at: int)
     return Payment(debit=source, credit=target, amount=amount, key=key, asked=asked, at=at, actor=actor)
 
 
-def draw(tx: Tx, fund: str, team: str, amount: int, *, key: str, actor: str, at: int) -> Transfer:
+def draw(tx: Tx, fund: str, team: str, amount: int, *, key: str, actor: str, at: int, tried: bool = False) -> Transfer:
     """Move money from a fund to a team's purse in it."""
-    return _pay(tx, drawing(fund, team, amount, key=key, actor=actor, at=at))
+    return _pay(tx, drawing(fund, team, amount, key=key, actor=actor, at=at), tried=tried)
 
 
 def give_back(tx: Tx, fund: str, team: str, amount: int, *, key: str, actor: str, at: int) -> Transfer:
@@ -207,10 +207,12 @@ def _rest_of(tx: Tx, key: str, fund: str, amount: int) -> int:
     return int(max(0, min(left, amount)))
 
 
-def _pay(tx: Tx, payment: Payment) -> Transfer:
-    """Move money, or say why not."""
+def _pay(tx: Tx, payment: Payment, *, tried: bool = False) -> Transfer:
+    """Move money, or say why not; `tried` where its statement was run just now and a guard said no."""
     for _ in range(TRIES):
-        moved = entries.pay(tx, payment) or entries.repeated(tx, payment.key, payment.asked)
+        moved = None if tried else entries.pay(tx, payment)
+        tried = False
+        moved = moved or entries.repeated(tx, payment.key, payment.asked)
         if moved is not None:
             return moved
         amount, payer, payee = payment.amount, _account(tx, payment.debit), _account(tx, payment.credit)

@@ -103,6 +103,10 @@ _RESERVE_AT_ONCE = (
     "RETURNING key, seq, debit, credit, amount, 0, expires_at, job, request, at) "
     f"INSERT INTO open_hold ({_OPEN_COLUMNS}) SELECT * FROM t RETURNING seq"
 )
+_LOOK = (
+    f"SELECT {accounts.COLUMNS}, NOT {KEY_IS_NEW} AS used, NOT {caps.NONE_APPLIES} AS capped "
+    "FROM account WHERE code = :debit"
+)
 _INSERT = (
     f"INSERT INTO transfer ({COLUMNS}) "
     f"VALUES ({_ROW.format(debit=':id', credit='(SELECT id FROM account WHERE code = :credit)')}) RETURNING seq, credit"
@@ -113,8 +117,11 @@ _OPEN = (
 )
 
 
-def place(tx: Tx, want: Want, at: int) -> Hold:
+def place(tx: Tx, want: Want, at: int, *, tried: bool = False) -> Hold:
     """Set money aside; a repeat returns the hold as it stands.
+
+    Args:
+        tried: `statement` was run just now and a guard said no.
 
     Raises:
         FundTooLow: the team does not have it.
@@ -124,13 +131,22 @@ def place(tx: Tx, want: Want, at: int) -> Hold:
     """
     asked = want.asked()
     for _ in range(TRIES):
-        if _reserve(tx, want, asked, at):
+        if not tried and _reserve(tx, want, asked, at):
             return want.hold(at)
-        if entries.repeated(tx, want.key, asked) is not None:
+        tried = False
+        row = tx.one(
+            _LOOK,
+            debit=accounts.purse_code(want.fund, want.team),
+            key=want.key,
+            team=want.team,
+            api_key=want.api_key,
+            job=want.job,
+        )
+        if (row is None or row.used) and entries.repeated(tx, want.key, asked) is not None:
             return get(tx, want.key) or _closed(tx, want.key)
-        purse = accounts.purse_of(tx, want.fund, want.team)
-        limits = caps.that_apply(tx, team=want.team, api_key=want.api_key, job=want.job)
-        if limits:
+        purse = accounts.purse_of(tx, want.fund, want.team) if row is None else accounts.as_account(row)
+        if row is not None and row.capped:
+            limits = caps.that_apply(tx, team=want.team, api_key=want.api_key, job=want.job)
             return _place_with_caps(tx, want, asked, purse, limits, at)
         if purse.closed or purse.available < want.amount:
             raise too_low(tx, purse, want.amount)

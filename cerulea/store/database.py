@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import deque, namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,13 +24,14 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, OperationalError
 
 from cerulea.core.errors import FileTrouble, Invalid, Unreachable
 
 T = TypeVar("T")
 BATCH = 64  # functions of one group commit
 BUSY_MS = 60_000  # how long another process's transaction is waited for
+IDLE_S = 1.0  # after which a connection to PostgreSQL is asked whether it still stands
 TRIES = 8  # of a PostgreSQL transaction that met another one
 RETRIED = {"40001", "40P01", "23505"}  # serialization failure, deadlock, unique key taken meanwhile
 
@@ -189,8 +191,9 @@ class Database:
             event.listen(self.engine, "connect", _tune_sqlite(durable))
         elif self.dialect == "postgresql":
             self.engine = sqlalchemy.create_engine(
-                address.set(drivername="postgresql+psycopg"), pool_size=16, max_overflow=32, pool_pre_ping=True
+                address.set(drivername="postgresql+psycopg"), pool_size=16, max_overflow=32
             )
+            _ping_after_idling(self.engine)
             self._each_alone = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         else:
             raise _unknown_url(url)
@@ -344,6 +347,28 @@ def _run_in_savepoint(writer: sqlalchemy.Connection, pending: _Pending[Any], tx:
             raise
         tx.run("ROLLBACK TO one")
     tx.run("RELEASE one")
+
+
+def _ping_after_idling(engine: sqlalchemy.Engine) -> None:
+    """Ask a connection that nobody used for a while whether its server is still there, and connect anew if not.
+
+    A question each time would cost as much as a short statement.
+    """
+
+    def used(connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    def ask(connection: Any, record: Any, proxy: Any) -> None:
+        now = time.monotonic()
+        if now - record.info.get("used", now) < IDLE_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error
+
+    event.listen(engine, "checkin", used)
+    event.listen(engine, "checkout", ask)
 
 
 def _tune_sqlite(durable: bool) -> Callable[[Any, Any], None]:
