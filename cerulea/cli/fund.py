@@ -14,7 +14,7 @@ from cerulea.cli.reach import AMOUNTS, Key, Url, client_of, day, group, show, te
 from cerulea.core.errors import BooksDiffer
 
 if TYPE_CHECKING:
-    from cerulea.client.answers import Statement
+    from cerulea.client.money_answers import Statement
 
 app = group("Money: funds, grants, draws, statements.")
 FundName = Annotated[str, Argument(metavar="FUND", help="The fund, as `cerulea fund list` shows it.")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cerulea.client.answers import Audit, Cap, Draw, Forecast, Fund, Grant, Moved, Price, Statement, read
+from cerulea.client.answers import read
+from cerulea.client.money_answers import Audit, Cap, Draw, Forecast, Fund, Grant, Moved, Price, Statement
 from cerulea.client.wire import Requests, path_part
 
 AUDIT_S = 600.0  # an audit reads every transfer
