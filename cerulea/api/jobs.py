@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic_core import to_json
@@ -51,8 +51,7 @@ def list_jobs(
         "items": [schema.job_values(job, costs) for job in found[:limit]],
         "next": found[limit - 1].seq if len(found) > limit else None,
     }
-    # A page is written as it is: to check five hundred jobs of our own making takes longer than to read them.
-    return Response(to_json(page, inf_nan_mode="null"), media_type="application/json")
+    return _written(page)
 
 
 @router.get("/jobs/{job}", response_model=schema.JobDetail)
@@ -98,16 +97,11 @@ def list_lines(
     after: After = 0,
     limit: Annotated[int, Query(ge=1, le=5000, description="Most lines.")] = 1000,
     tail: Annotated[int | None, Query(ge=1, le=5000, description="The last so many lines instead.")] = None,
-) -> schema.LineList:
+) -> Response:
     """Lines of a job's log, oldest first."""
     found = platform.queue.get(job, teams=caller.teams)
     lines = platform.journal.logs(found.id, after, limit, tail=tail)
-    return schema.LineList(
-        items=[
-            schema.LineOut(cursor=x.cursor, attempt=x.attempt, channel=x.channel, text=x.text, at=iso(x.at))
-            for x in lines
-        ]
-    )
+    return _written({"items": [{**line._asdict(), "at": iso(line.at)} for line in lines]})
 
 
 @router.get("/jobs/{job}/metrics", response_model=schema.CurveOut)
@@ -119,27 +113,13 @@ def draw_curve(
     points: Annotated[int, Query(ge=4, le=2000, description="Most buckets.")] = 2000,
     first: Annotated[int | None, Query(ge=0, le=FAR, description="First step.")] = None,
     last: Annotated[int | None, Query(ge=0, le=FAR, description="Last step.")] = None,
-) -> schema.CurveOut:
+) -> Response:
     """A curve; where it has more points than asked for, each bucket keeps its lowest and highest."""
     found = platform.queue.get(job, teams=caller.teams)
     buckets = platform.journal.curve(found.id, name, points=points, first=first, last=last)
-    return schema.CurveOut.model_construct(
-        job=found.id,
-        name=name,
-        buckets=[
-            schema.BucketOut.model_construct(
-                first_step=b.first_step,
-                last_step=b.last_step,
-                first=b.first,
-                last=b.last,
-                low=b.low,
-                high=b.high,
-                mean=b.mean,
-                points=b.points,
-            )
-            for b in buckets
-        ],
-    )
+    names = tuple(schema.BucketOut.model_fields)
+    drawn = [{field: getattr(bucket, field) for field in names} for bucket in buckets]
+    return _written({"job": found.id, "name": name, "buckets": drawn})
 
 
 @router.get("/jobs/{job}/metrics/names", response_model=schema.NamesOut)
@@ -152,6 +132,11 @@ def list_curves(job: JobId, caller: Reads, platform: Opened) -> schema.NamesOut:
 def estimate_job(body: schema.NewRun, caller: Reads, platform: Opened) -> schema.EstimateOut:
     """What a job would take and cost; nothing is written."""
     return schema.estimate_out(story.estimate(platform, caller, _wish(body)))
+
+
+def _written(values: dict[str, Any]) -> Response:
+    """Many values of our own making, as they are: to check them would take longer than it took to read them."""
+    return Response(to_json(values, inf_nan_mode="null"), media_type="application/json")
 
 
 def _wish(body: schema.NewRun) -> Wish:

@@ -28,7 +28,7 @@ class Usage:
 
     def as_json(self) -> dict[str, int]:
         """The meters by name."""
-        return {f.name: getattr(self, f.name) for f in fields(Usage)}
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
