@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -112,7 +113,7 @@ def _metric_delays(up: Up, job: str, count: int = 20) -> list[float]:
         for line in answer.iter_lines():
             if not line.startswith("data:") or '"progress"' not in line:
                 continue
-            delays.append(time.time() - json.loads(line[5:])["at"] / 1000)
+            delays.append(time.time() - datetime.fromisoformat(json.loads(line[5:])["at"]).timestamp())
             if len(delays) == count:
                 break
     return delays

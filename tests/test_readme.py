@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -51,12 +52,12 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path):
         )
         assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
-    assert {p.name for p in (tmp_path / ".cerulea" / "models").iterdir() if p.name[0] != "."} == {
-        "mine",
-        "other",
-        "again",
-    }
-    assert {p.name for p in (tmp_path / ".cerulea" / "models" / "mine").iterdir()} == {"1", "2"}
+    listed = subprocess.run(
+        [program, "models", "--json"], env=environment, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    models = {(entry["model"], entry["version"]) for entry in map(json.loads, listed)}
+    # `queued` waits: these commands start no worker.
+    assert models == {("mine", 1), ("mine", 2), ("other", 1), ("again", 1)}
     assert list((tmp_path / "mine-events").iterdir())
 
 

@@ -72,7 +72,7 @@ def train_here(
         return
     with open_platform(settings) as platform:
         desk = Desk(platform)
-        begin = _resumed(platform, desk, recipe) if resume else _submitted(platform, recipe, fund, processes)
+        begin = _resumed(platform, desk, recipe, processes) if resume else _submitted(platform, recipe, fund, processes)
         worker = f"here-{os.getpid()}-{secrets.token_hex(3)}"
         # No kinds: the scheduler has nothing for it.
         desk.enlist(worker, name="cerulea train", slots=processes, device="cpu", kinds=())
@@ -109,7 +109,7 @@ def _submitted(
     return lambda tx: platform.queue.put(new, tx=tx)
 
 
-def _resumed(platform: Platform, desk: Desk, recipe: TextRecipe) -> Callable[[Tx], Job]:
+def _resumed(platform: Platform, desk: Desk, recipe: TextRecipe, processes: int) -> Callable[[Tx], Job]:
     """The job of the newest unfinished run of this name, to wait again when it is asked for.
 
     Raises:
@@ -120,7 +120,7 @@ def _resumed(platform: Platform, desk: Desk, recipe: TextRecipe) -> Callable[[Tx
     with hold_run(folder):  # nobody trains it: whoever did is gone
         job = platform.queue.of_run(folder.name)
     if job is None:
-        return _submitted(platform, recipe, None, 1, run=folder.name)
+        return _submitted(platform, recipe, None, processes, run=folder.name)
     if job.status in HELD:
         if not job.pinned:
             raise Conflict(
@@ -128,17 +128,10 @@ def _resumed(platform: Platform, desk: Desk, recipe: TextRecipe) -> Callable[[Tx
                 fix=f"Watch it: cerulea watch {job.id}, or stop it: cerulea cancel {job.id}",
             )
         job = desk.lose(job, "The process that trained it is gone.")
+    news = {"recipe": recipe.as_json(), "recipe_digest": recipe.digest(), "pinned": 1, "slots": processes}
     if job.status == Status.QUEUED:
-        return lambda tx: platform.queue.get(job.id, tx=tx)
-    return lambda tx: platform.queue.requeue(
-        job.id,
-        reason="resume",
-        actor="owner",
-        recipe=recipe.as_json(),
-        recipe_digest=recipe.digest(),
-        pinned=1,
-        tx=tx,
-    )
+        return lambda tx: platform.queue.revise(job.id, actor="owner", tx=tx, **news)
+    return lambda tx: platform.queue.requeue(job.id, reason="resume", actor="owner", tx=tx, **news)
 
 
 def _done(job: Job) -> Done:

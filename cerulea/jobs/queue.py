@@ -174,6 +174,7 @@ class Queue(JobReads):
         recipe_digest: str = "",
         only_from: Status | None = None,
         pinned: int | None = None,
+        slots: int | None = None,
         tx: Tx | None = None,
     ) -> Job:
         """Let a job that rests wait for its turn again; it goes on from its last checkpoint.
@@ -182,6 +183,7 @@ class Queue(JobReads):
             recipe: the same one with another end, where a person gave it one.
             only_from: refuse a job that is in another state by now.
             pinned: 1 where it goes on in the process that asks.
+            slots: how many processes it goes on with, where that changes.
         """
 
         def work(tx: Tx) -> Job:
@@ -197,6 +199,8 @@ class Queue(JobReads):
                 raise EdgeRefused(f"Job {job} is {found.status}, no longer {only_from}.")
             if pinned is not None:
                 fresh["pinned"] = pinned
+            if slots is not None:
+                fresh["slots"] = slots
             if recipe is not None:
                 fresh.update(recipe=recipe, recipe_digest=recipe_digest)
             elif found.status == Status.SUCCEEDED:
@@ -214,6 +218,23 @@ class Queue(JobReads):
                 desired="run",
                 **fresh,
             )
+            return self.get(job, tx=tx)
+
+        return self.database.within(tx, work)
+
+    def revise(self, job: str, *, actor: str, tx: Tx | None = None, **news: Any) -> Job:
+        """Change how a job that waits will run (its recipe's end, its slots, where it is pinned).
+
+        Raises:
+            EdgeRefused: it does not wait any more.
+        """
+
+        def work(tx: Tx) -> Job:
+            found = self._locked(tx, job)
+            if found.status != Status.QUEUED:
+                raise EdgeRefused(f"Job {job} is {found.status}, no longer QUEUED.", fix=f"See it: cerulea logs {job}")
+            self._set(tx, found, news)
+            self._event(tx, found.id, found.attempt, found.status, found.status, "revised", "", actor)
             return self.get(job, tx=tx)
 
         return self.database.within(tx, work)

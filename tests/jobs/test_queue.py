@@ -205,6 +205,26 @@ def test_slots_come_free_when_a_job_ends(queue: Queue):
     assert started(queue).status == Status.STARTING
 
 
+def test_a_job_goes_on_with_another_number_of_slots(queue: Queue):
+    """Stopped on one process, resumed with two."""
+    job = brought_to(queue, Status.PAUSED)
+
+    queue.requeue(job.id, reason="resume", actor="ada", slots=2)
+
+    assert queue.place(job.id, {"w1": 2}).slots == 2
+
+
+def test_a_job_that_waits_is_revised_and_one_that_runs_is_not(queue: Queue):
+    waits, runs = queue.put(new()), started(queue)
+
+    revised = queue.revise(waits.id, actor="ada", slots=2, recipe={"name": "brook", "steps": 9}, pinned=1)
+
+    assert (revised.slots, revised.recipe["steps"], revised.pinned) == (2, 9, 1)
+    assert revised.version == waits.version + 1
+    with pytest.raises(EdgeRefused, match="STARTING"):
+        queue.revise(runs.id, actor="ada", slots=2)
+
+
 def test_eight_conductors_place_a_job_once(queue: Queue):
     """Whoever comes second finds that it waits no more."""
     job = queue.put(new())
