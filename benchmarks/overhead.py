@@ -123,14 +123,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--pairs", type=int, default=15, help="of runs under the platform and bare")
+    words = parser.parse_args()
+    rounds = words.rounds
     help_s = seconds([str(Path(sys.executable).with_name("cerulea")), "--help"], 4 * rounds)
     print(f"cerulea --help                 median {median(help_s) * 1000:.0f} ms, fastest {help_s[0] * 1000:.0f} ms")
     took = starts(rounds)
     print(f"cerulea up answers after       median {median(took['up']):.2f} s, slowest {max(took['up']):.2f} s")
     print(f"a job runs after submitting    median {median(took['start']):.2f} s, slowest {max(took['start']):.2f} s")
     print(f"a metric is there over SSE     median {median(took['metric']):.2f} s, slowest {max(took['metric']):.2f} s")
-    middle, ratios = overhead(rounds)
+    middle, ratios = overhead(words.pairs)
     print(f"a step under the platform      {middle:.4f} of a bare one (ratios {', '.join(f'{r:.3f}' for r in ratios)})")
 
 

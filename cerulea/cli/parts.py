@@ -81,6 +81,7 @@ def conduct(settings: Settings) -> None:
         while not asked():
             leads = conductor.tick()
             time.sleep(TICK_S if leads else 1.0)
+        conductor.leave()
 
 
 def work(settings: Settings, url: str, key: str, slots: int) -> None:

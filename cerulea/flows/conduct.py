@@ -25,7 +25,7 @@ from cerulea.ledger.seals import seal
 from cerulea.store.database import Tx
 
 TICK_S = 0.2
-LEAD_MS = 15_000
+LEAD_MS = 6_000  # a conductor that died is replaced after this; one that leaves, at once
 JUMP_MS = 5_000  # the calendar and the steady clock differ by more: somebody set it
 REFUSED_MS = 3_000  # before a job that could not pay its start is tried again
 KEEP_LOGS_MS = 90 * DAY_MS  # of events and log lines; curves stay
@@ -69,6 +69,16 @@ class Conductor:
             forget_answers(self.platform)
             self.platform.journal.prune(clock.now() - KEEP_LOGS_MS)
         return True
+
+    def leave(self) -> None:
+        """Let another conductor lead at once."""
+        self._leads_until = 0
+        self.platform.database.write(
+            lambda tx: tx.run(
+                "UPDATE lease SET until_at = 0 WHERE name = 'conductor' AND holder = :me",
+                me=self.name,
+            )
+        )
 
     def reap(self) -> None:
         """Jobs whose lease ran out wait for another worker."""

@@ -14,7 +14,7 @@ from cerulea.core.errors import FundTooLow, Invalid, LeaseStale
 from cerulea.core.money import UNIT, nanos
 from cerulea.core.settings import read_settings
 from cerulea.core.values import Usage
-from cerulea.flows.conduct import Conductor, say_open
+from cerulea.flows.conduct import LEAD_MS, Conductor, say_open
 from cerulea.flows.platform import Platform, open_platform
 from cerulea.flows.work import Desk
 from cerulea.jobs.job import Job, NewJob, Status
@@ -332,8 +332,20 @@ def test_only_one_conductor_leads(platform: Platform, desk: Desk, clock: FakeClo
 
     assert first.tick()
     assert not second.tick()
-    clock.advance(16_000)
+    clock.advance(LEAD_MS + 1)
     assert second.tick()
+    assert not first.tick()
+
+
+def test_a_conductor_that_leaves_is_followed_at_once(platform: Platform, desk: Desk):
+    """The platform is stopped and started again: the first job must not wait for the lease of the one before."""
+    first, second = Conductor(platform, desk), Conductor(platform, desk)
+    first.tick()
+
+    first.leave()
+
+    assert second.tick()
+    first.leave()  # it does not lead any more, and takes nothing away
     assert not first.tick()
 
 
