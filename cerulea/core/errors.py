@@ -13,6 +13,7 @@
     │   ├── WeightsInvalid         tensors missing, left over or of another shape
     │   ├── PickleRefused          a file that could run code when it is opened
     │   ├── SuiteInvalid           an evaluation data set that is missing or malformed
+    │   ├── GrammarInvalid         a JSON schema or grammar that nothing can meet
     │   ├── MoneyInvalid           an amount, a price or a date that cannot be
     │   ├── JobKindUnknown         a job of a kind that nobody runs
     │   └── NotFound               no model, run, job, fund, team or file of that name
@@ -21,6 +22,8 @@
     │   ├── CheckpointUnusable     no checkpoint in the folder verifies
     │   ├── CheckpointNotWritten   the disk is full or refuses; the last one is whole
     │   ├── TrainingDiverged       too many steps in a row without a finite gradient
+    │   ├── ModelTooLarge          a model needs more memory than it may have
+    │   ├── EngineFailed           a step of an engine failed, or its process ended
     │   └── BooksDiffer            an audit found what does not add up
     ├── Refused                  3: money says no
     │   ├── FundTooLow             more was asked for than a fund or a team has available
@@ -30,6 +33,10 @@
     │   ├── KeyEnded               a key that was revoked or has expired
     │   └── RoleLacks              the caller's role does not include it
     ├── Unreachable              6: a server or database does not answer
+    │   └── Busy                   not now; the same call may go through later
+    │       ├── RateLimited          a key's requests or tokens of this minute are used up
+    │       ├── QueueFull            too much waits already
+    │       └── NotReady             a model is being loaded, or the server is about to stop
     └── Conflict                 5: it clashes with what is there
         ├── ResumeMismatch         a checkpoint of another recipe, corpus or tokenizer
         │   └── ResumeDiffers        not the checkpoint that the platform knows
@@ -145,6 +152,12 @@ class SuiteInvalid(Invalid):
     code = "E-EVAL-001"
 
 
+class GrammarInvalid(Invalid):
+    """A JSON schema or a grammar is malformed, or no text can meet it."""
+
+    code = "E-GRAMMAR-001"
+
+
 class MoneyInvalid(Invalid):
     """An amount, a price or a date of money cannot be what was written."""
 
@@ -191,6 +204,18 @@ class TrainingDiverged(Failed):
     """Too many steps in a row had no finite loss or gradient."""
 
     code = "E-RUN-002"
+
+
+class ModelTooLarge(Failed):
+    """A model needs more memory than there is, or than it may have."""
+
+    code = "E-MODEL-001"
+
+
+class EngineFailed(Failed):
+    """A step of an engine failed, or its process ended, while it worked on a request."""
+
+    code = "E-MODEL-002"
 
 
 class BooksDiffer(Failed):
@@ -248,6 +273,38 @@ class Unreachable(CeruleaError):
 
     code = "E-NET-001"
     exit_code = 6
+
+
+class Busy(Unreachable):
+    """Not now: the same call may go through later.
+
+    Args:
+        retry_after_s: seconds after which it is worth trying again.
+    """
+
+    code = "E-BUSY-001"
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(what, why=why, fix=fix or f"Try again in {max(1, round(retry_after_s))} s.")
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(Busy):
+    """A key has used up its requests or tokens of this minute."""
+
+    code = "E-BUSY-002"
+
+
+class QueueFull(Busy):
+    """Too many requests or tokens wait already."""
+
+    code = "E-BUSY-003"
+
+
+class NotReady(Busy):
+    """A model is being loaded, or the server is about to stop."""
+
+    code = "E-BUSY-004"
 
 
 class Conflict(CeruleaError):

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cerulea.core.errors import Conflict
 from cerulea.core.money import show
@@ -128,7 +129,12 @@ def _resumed(platform: Platform, desk: Desk, recipe: TextRecipe, processes: int)
                 fix=f"Watch it: cerulea watch {job.id}, or stop it: cerulea cancel {job.id}",
             )
         job = desk.lose(job, "The process that trained it is gone.")
-    news = {"recipe": recipe.as_json(), "recipe_digest": recipe.digest(), "pinned": 1, "slots": processes}
+    news: dict[str, Any] = {
+        "recipe": recipe.as_json(),
+        "recipe_digest": recipe.digest(),
+        "pinned": 1,
+        "slots": processes,
+    }
     if job.status == Status.QUEUED:
         return lambda tx: platform.queue.revise(job.id, actor="owner", tx=tx, **news)
     return lambda tx: platform.queue.requeue(job.id, reason="resume", actor="owner", tx=tx, **news)

@@ -1,6 +1,6 @@
 """What one step of an engine computes: chunks of sequences, each in its row of the KV store.
 
-In:      nothing; these are the values between `scheduler` (who plans), `engine` (who commits) and `runner` (who computes).
+In:      nothing; these values go from `scheduler` and `engine`, who plan and commit, to `runner`, who computes.
 Kept:    a row holds one sequence; positions 0 .. start-1 of a chunk's row are filled before it runs.
 Not here: how it is computed (`runner`), where keys and values lie (`kv`).
 """

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from cerulea.core.values import Usage
 
-# stop: an id that ends a text; length: max_tokens, the context, or the lease; abort: somebody hung up; error: a failure.
+# stop: an id that ends a text; length: max_tokens, the context or the lease; abort: somebody hung up; error: a failure
 Finish = Literal["", "stop", "length", "abort", "error"]
 
 
@@ -74,7 +74,7 @@ class Delta:
     id: str
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()  # one for each token, where asked for
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # once, with the first delta: one for each prompt token but the first
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # once: one for each prompt token but the first
     embedding: tuple[float, ...] = ()
     finish: Finish = ""
     detail: str = ""  # lease: the lease ended; context: the context is full; or what failed
