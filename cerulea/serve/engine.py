@@ -1,0 +1,393 @@
+"""The engine: continues many sequences at once, step by step, and counts every token that it computes.
+
+    submit -> (wait) -> start (row, cached prefix) -> read the prompt in chunks -> write a token a step -> end
+
+In:      Requests, leases and aborts, between steps; a Runner that computes, a Picker that picks.
+Out:     of each step, a Delta for every sequence that got a token or ended. The last one has the exact usage.
+Kept:    a step is planned, computed and then committed; one that fails commits nothing and ends its sequences, not the
+         process. No token is computed that is not leased. A sequence that is aborted has left its row before the next
+         step. What a sequence writes depends on its request alone, and with `deterministic` so does every bit of it.
+Not here: text, money, processes (`process`), who runs next (`scheduler`), rows (`prefix`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cerulea.core.errors import CeruleaError, EngineFailed, Invalid, PromptTooLong, QueueFull
+from cerulea.core.values import Usage
+from cerulea.serve.plan import Chunk, Runner
+from cerulea.serve.prefix import LEAST_SHARED, Rows
+from cerulea.serve.request import Delta, Finish, Request, TokenLogprob
+from cerulea.serve.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger("cerulea.serve")
+
+
+class Grammar(Protocol):
+    """What a sequence may write next."""
+
+    done: bool
+
+    def mask(self) -> Tensor:
+        """allowed_V, bool."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """This token was written."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One request on its way."""
+
+    request: Request
+    tokens: list[int]  # the prompt, and what was written
+    leased: int
+    row: int = -1
+    computed: int = 0  # tokens whose keys and values are in the row
+    cached: int = 0  # of the prompt, copied instead of computed
+    grammar: Grammar | None = None
+    picker_state: Any = None  # what the picker keeps of it (counts for penalties)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    hidden_sum: Any = None  # for an embedding
+
+    @property
+    def id(self) -> str:
+        """Its request's."""
+        return self.request.id
+
+    @property
+    def team(self) -> str:
+        """Whose."""
+        return self.request.team
+
+    @property
+    def written(self) -> int:
+        """Tokens written."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def to_read(self) -> int:
+        """Tokens that are known and not computed yet."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether computing its last known token is of use: a token after it is leased, or none is asked for."""
+        most = self.request.sampling.max_tokens
+        return self.request.embed or most == 0 or self.written < min(self.leased, most)
+
+
+class Picker(Protocol):
+    """Picks tokens (`sampler`)."""
+
+    def pick(self, logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenLogprob | Exception]:
+        """The next token of each sequence, or why there is none."""
+        ...
+
+    def prompt_logprobs(self, logits_TV: Tensor, targets: list[int], top: int) -> list[TokenLogprob]:
+        """Log probabilities of tokens that are known."""
+        ...
+
+    def begin(self, sequence: Sequence) -> None:
+        """A sequence is about to be picked for: its grammar is made here.
+
+        Raises:
+            GrammarInvalid: nothing can meet it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What an engine has done and does; for /metrics."""
+
+    running: int
+    waiting: int
+    rows: int
+    rows_used: int
+    prompt_tokens: int
+    written_tokens: int
+    prefix_queries: int
+    prefix_hits: int
+    steps: int
+    step_ms: float  # the last one
+
+
+class Engine:
+    """Continues sequences with one model. One thread calls it.
+
+    Args:
+        runner: computes; has the rows.
+        picker: picks tokens.
+        most_running: sequences that run at a time; the rest of the rows keep prefixes.
+        most_waiting: requests that may wait.
+        most_waiting_tokens: prompt tokens that may wait, by default 64 contexts.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        picker: Picker,
+        *,
+        most_running: int = 16,
+        most_waiting: int = 256,
+        most_waiting_tokens: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.runner, self.picker, self.clock = runner, picker, clock
+        self.rows = Rows(runner.rows, runner.copy, runner.release)
+        self.scheduler: Scheduler[Sequence] = Scheduler(min(most_running, runner.rows))
+        self.most_waiting = most_waiting
+        self.most_waiting_tokens = most_waiting_tokens or 64 * runner.context
+        self._waiting_tokens = 0
+        self._by_id: dict[str, Sequence] = {}
+        self._running: list[Sequence] = []
+        self._ended: list[Delta] = []  # since the last step
+        self._read = self._written = self._steps = 0
+        self._step_ms = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step would do nothing."""
+        return not self._ended and not self.scheduler.waiting and not self.scheduler.plan(self._running)
+
+    @property
+    def stats(self) -> Stats:
+        """Counters, as of now."""
+        return Stats(
+            running=len(self._running),
+            waiting=self.scheduler.waiting,
+            rows=self.runner.rows,
+            rows_used=self.rows.running,
+            prompt_tokens=self._read,
+            written_tokens=self._written,
+            prefix_queries=self.rows.queries,
+            prefix_hits=self.rows.hits,
+            steps=self._steps,
+            step_ms=self._step_ms,
+        )
+
+    # -- between steps -----------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Let a request wait for its turn.
+
+        Raises:
+            PromptTooLong: it leaves no room for a token in the context.
+            QueueFull: too much waits already.
+            Invalid, GrammarInvalid: an id outside the vocabulary, a grammar that nothing can meet.
+        """
+        assert request.id not in self._by_id, request.id
+        self._check(request)
+        sequence = Sequence(request, list(request.prompt), request.leased)
+        if request.sampling.grammar:
+            self.picker.begin(sequence)
+        self._by_id[request.id] = sequence
+        self._waiting_tokens += len(request.prompt)
+        self.scheduler.add(sequence, self._running)
+
+    def lease(self, request_id: str, tokens: int) -> None:
+        """Let a sequence write this many tokens in all; never fewer than before."""
+        if (sequence := self._by_id.get(request_id)) is not None:
+            sequence.leased = max(sequence.leased, tokens)
+
+    def abort(self, request_id: str) -> None:
+        """End a sequence; its row is free before the next step, its last delta comes with it."""
+        sequence = self._by_id.get(request_id)
+        if sequence is None:
+            return
+        if self.scheduler.drop(sequence):
+            self._waiting_tokens -= len(sequence.request.prompt)
+        self._ended.append(self._end(sequence, "abort"))
+
+    # -- a step ------------------------------------------------------------------------------------
+
+    def step(self) -> list[Delta]:
+        """Start who may start, compute one step, and say what it brought."""
+        deltas, self._ended = self._ended, []
+        self._start()
+        plan = self.scheduler.plan(self._running)
+        if not plan:
+            return deltas
+        began = self.clock()
+        # Deterministic sequences, and those that are embedded, are computed in passes of their own.
+        parts: dict[tuple[bool, bool], list[tuple[Sequence, int]]] = {}
+        for one, n in plan:
+            parts.setdefault((one.request.embed, one.request.sampling.deterministic), []).append((one, n))
+        for (embed, deterministic), part in parts.items():
+            try:
+                if embed:
+                    self._embed(part, deltas)
+                else:
+                    self._continue(part, deterministic, deltas)
+            except Exception as error:
+                log.exception("a step failed")
+                failure = error if isinstance(error, CeruleaError) else _failed(error)
+                deltas += [self._end(one, "error", detail=str(failure)) for one, _ in part if one.row >= 0]
+        took = 1000 * (self.clock() - began)
+        self.scheduler.costs.note(sum(n == 1 for _, n in plan), sum(n for _, n in plan if n > 1), took)
+        self._steps += 1
+        self._step_ms = took
+        return deltas
+
+    def _start(self) -> None:
+        while (one := self.scheduler.next(self._running, self.rows.free)) is not None:
+            request = one.request
+            # Logits of the whole prompt, and a mean over all of it, need all of it computed.
+            share = request.share_prefix and request.sampling.prompt_logprobs < 0 and not request.embed
+            if share and self._is_being_read(request):
+                self.scheduler.put_back(one)
+                return
+            self._waiting_tokens -= len(request.prompt)
+            scope = (request.team, request.sampling.deterministic)
+            one.row, one.cached = self.rows.take(scope, request.prompt, share=share)
+            one.computed = one.cached
+            self._running.append(one)
+
+    def _is_being_read(self, request: Request) -> bool:
+        """Whether the same prompt is being read now: another choice of one question copies it in a moment."""
+        return any(
+            one.to_read > 1
+            and one.team == request.team
+            and one.request.share_prefix
+            and one.request.sampling.deterministic == request.sampling.deterministic
+            and len(request.prompt) > LEAST_SHARED
+            and one.request.prompt == request.prompt
+            for one in self._running
+        )
+
+    def _continue(self, plan: list[tuple[Sequence, int]], deterministic: bool, deltas: list[Delta]) -> None:
+        """Read what is planned, and write a token of every sequence that is read to its end."""
+        chunks: list[Chunk] = []
+        for one, n in plan:
+            last = one.computed + n == len(one.tokens)
+            wanted = n if one.request.sampling.prompt_logprobs >= 0 and not one.written else int(last)
+            chunks.append(Chunk(one.row, one.computed, one.tokens[one.computed : one.computed + n], wanted))
+        logits_NV = self.runner.run(chunks, deterministic=deterministic)
+        at, picks, rows = 0, [], []
+        for (one, n), chunk in zip(plan, chunks, strict=True):
+            if one.request.sampling.prompt_logprobs >= 0 and not one.written:
+                self._note_prompt(one, chunk, logits_NV[at : at + chunk.wanted])
+            at += chunk.wanted
+            if not one.written:
+                self._read += n
+                self.scheduler.count(one.team, read=n)
+            one.computed += n
+            if one.computed < len(one.tokens):
+                continue
+            if one.request.sampling.max_tokens:
+                picks.append(one)
+                rows.append(at - 1)
+            else:
+                deltas.append(self._end(one, "length"))
+        if picks:
+            picked = self.picker.pick(logits_NV[rows], picks)
+            deltas += [self._commit(one, token) for one, token in zip(picks, picked, strict=True)]
+        for one, n in plan:
+            if n > 1 and one.row >= 0 and one.request.share_prefix:
+                self.rows.note(one.row, one.tokens[: one.computed])
+
+    def _embed(self, plan: list[tuple[Sequence, int]], deltas: list[Delta]) -> None:
+        """Prompts to be embedded: the mean over all hidden states, summed chunk by chunk."""
+        chunks = [Chunk(one.row, one.computed, one.tokens[one.computed : one.computed + n], 0) for one, n in plan]
+        hidden_ND = self.runner.hidden(chunks)
+        at = 0
+        for one, n in plan:
+            part_D = hidden_ND[at : at + n].sum(0)
+            one.hidden_sum = part_D if one.hidden_sum is None else one.hidden_sum + part_D
+            at += n
+            one.computed += n
+            self._read += n
+            self.scheduler.count(one.team, read=n)
+            if one.computed == len(one.tokens):
+                mean_D = one.hidden_sum / len(one.tokens)
+                deltas.append(self._end(one, "stop", embedding=tuple(mean_D.tolist())))
+
+    def _note_prompt(self, one: Sequence, chunk: Chunk, logits_TV: Tensor) -> None:
+        """Keep what the model thought of the prompt tokens that follow those of this chunk."""
+        targets = one.tokens[chunk.start + 1 : chunk.start + 1 + len(chunk.tokens)]
+        targets = targets[: len(one.request.prompt) - 1 - chunk.start]
+        if targets:
+            top = one.request.sampling.prompt_logprobs
+            one.prompt_logprobs += self.picker.prompt_logprobs(logits_TV[: len(targets)], targets, top)
+
+    def _commit(self, one: Sequence, picked: TokenLogprob | Exception) -> Delta:
+        """Add a token to a sequence, and end it where it ends."""
+        if isinstance(picked, Exception):
+            return self._end(one, "error", detail=str(picked))
+        sampling, first = one.request.sampling, one.written == 0
+        one.tokens.append(picked.token)
+        self._written += 1
+        self.scheduler.count(one.team, written=1)
+        given: dict[str, Any] = {"prompt_logprobs": tuple(one.prompt_logprobs) if first else ()}
+        if picked.token in sampling.stop_ids:
+            # It was computed and is paid for, like every other token; it is not part of the text.
+            return self._end(one, "stop", **given)
+        given["tokens"] = (picked.token,)
+        if sampling.logprobs >= 0:
+            given["logprobs"] = (picked,)
+        if one.grammar is not None:
+            one.grammar.advance(picked.token)
+            if one.grammar.done:
+                return self._end(one, "stop", **given)
+        if one.written >= sampling.max_tokens:
+            return self._end(one, "length", **given)
+        if len(one.tokens) >= self.runner.context:
+            return self._end(one, "length", detail="context", **given)
+        return Delta(id=one.id, **given)
+
+    def _end(self, one: Sequence, finish: Finish, **given: Any) -> Delta:
+        """Take a sequence out, free its row, and say what it used."""
+        del self._by_id[one.id]
+        computed = 0
+        if one.row >= 0:
+            self._running.remove(one)
+            computed = min(one.computed, len(one.request.prompt))
+            keep = one.request.share_prefix and finish != "error" and not one.request.embed
+            self.rows.give_back(one.row, one.tokens[: one.computed], keep=keep)
+            one.row = -1
+        if finish == "length" and not one.written:
+            given["prompt_logprobs"] = tuple(one.prompt_logprobs)
+        # A prompt counts as far as it was read; what was copied from a cached prefix is told beside it.
+        usage = Usage(prompt_tokens=computed, completion_tokens=one.written)
+        return Delta(id=one.id, finish=finish, usage=usage, cached_tokens=one.cached, **given)
+
+    def _check(self, request: Request) -> None:
+        prompt, most = len(request.prompt), request.sampling.max_tokens
+        assert prompt and (request.leased > 0 or not most or request.embed), request
+        if not 0 <= min(request.prompt) <= max(request.prompt) < self.runner.vocab:
+            raise Invalid(
+                f"The prompt has an id outside 0 to {self.runner.vocab - 1:,}.",
+                fix="Make ids with the model's own tokenizer.",
+            )
+        if prompt + min(most, 1) > self.runner.context:
+            raise PromptTooLong(
+                f"The prompt has {prompt:,} tokens; this model's context is {self.runner.context:,}.",
+                why="One place is needed for the first token written." if most else "",
+                fix=f"Give at most {self.runner.context - min(most, 1):,} tokens.",
+            )
+        if self.scheduler.waiting >= self.most_waiting:
+            raise QueueFull(f"{self.scheduler.waiting} requests wait already.", retry_after_s=self._patience())
+        if self.scheduler.waiting and self._waiting_tokens + prompt > self.most_waiting_tokens:
+            raise QueueFull(f"{self._waiting_tokens:,} prompt tokens wait already.", retry_after_s=self._patience())
+
+    def _patience(self) -> float:
+        """Seconds until a place in the line comes free, roughly: a sequence writes 64 tokens, the rows share a step."""
+        return max(1.0, 64 * self._step_ms / 1000 / max(1, self.scheduler.most_running))
+
+
+def _failed(error: Exception) -> EngineFailed:
+    return EngineFailed(
+        f"The engine failed on this request: {type(error).__name__}: {str(error)[:300]}.",
+        fix="Try again; if it happens again, look at the server's log.",
+    )

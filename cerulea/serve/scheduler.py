@@ -1,0 +1,163 @@
+"""Decide which sequences the engine's next step works on, and how much of a prompt it reads.
+
+In:      waiting and running sequences, as their progress; how long steps took.
+Out:     the sequence to start next; a list of (sequence, tokens) for one step.
+Policy:  running sequences go first, a token each, so that no stream stands still; what is left of the step's time
+         reads prompts. Teams that were served least go first, by tokens; inside a team the one that came first. A team
+         with nothing running may start beyond the usual number of rows, so that a flood of another team does not
+         make it wait for one of its sequences to end.
+Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
+         times what the running sequences alone would take, by measured costs.
+Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tokens (`sampler`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+STRETCH = 2.2  # how much longer a step may become by reading prompts, while others write
+LEAST_CHUNK = 16  # tokens of a prompt that a step reads at least: below, it costs the same
+MOST_CHUNK = 512  # and at most, so that newcomers are seen soon
+SPARE_ROWS = 2  # beyond `most_running`, for teams with nothing running
+WRITTEN_WEIGHT = 2  # a token written counts as much as so many read
+SMOOTHING = 0.2  # weight of the newest step in measured costs
+
+
+class Planned(Protocol):
+    """What the scheduler sees of a sequence."""
+
+    @property
+    def team(self) -> str:
+        """Whose it is."""
+        ...
+
+    @property
+    def to_read(self) -> int:
+        """Tokens that are known and not computed yet; 1 for one that writes."""
+        ...
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether computing its last known token is of use: its lease allows the token after it."""
+        ...
+
+
+S = TypeVar("S", bound=Planned)
+
+
+@dataclass(slots=True)
+class Costs:
+    """What steps take, measured as they run; milliseconds."""
+
+    writing_ms: dict[int, float] = field(default_factory=dict)  # of a step by number of sequences that write
+    reading_ms: float = 1.0  # of one prompt token, beside those
+
+    def note(self, writing: int, read: int, step_ms: float) -> None:
+        """A step with so many sequences writing and so many prompt tokens read took this long."""
+        if read == 0 and writing:
+            before = self.writing_ms.get(writing)
+            self.writing_ms[writing] = step_ms if before is None else before + SMOOTHING * (step_ms - before)
+        elif read >= LEAST_CHUNK:
+            beside = max(step_ms - self.of_writing(writing), 0.2 * step_ms) if writing else step_ms
+            self.reading_ms += SMOOTHING * (beside / read - self.reading_ms)
+
+    def of_writing(self, writing: int) -> float:
+        """Of a step with so many sequences; by the nearest number that was measured."""
+        if not self.writing_ms:
+            return 0.0
+        nearest = min(self.writing_ms, key=lambda known: abs(known - writing))
+        return self.writing_ms[nearest]
+
+    def chunk(self, writing: int) -> int:
+        """How many prompt tokens a step may read."""
+        if not writing:
+            return MOST_CHUNK
+        spare_ms = (STRETCH - 1) * self.of_writing(writing)
+        return max(LEAST_CHUNK, min(MOST_CHUNK, int(spare_ms / self.reading_ms)))
+
+
+class Scheduler(Generic[S]):
+    """Waiting lines of the teams, and what each was served.
+
+    Args:
+        most_running: sequences that run at a time.
+    """
+
+    def __init__(self, most_running: int) -> None:
+        self.most_running = most_running
+        self.costs = Costs()
+        self._lines: dict[str, deque[S]] = {}
+        self._served: dict[str, int] = {}  # tokens, weighted, of teams that wait or run
+        self.waiting = 0
+
+    def add(self, sequence: S, running: Iterable[S] = ()) -> None:
+        """A sequence waits from now on."""
+        team = sequence.team
+        if team not in self._lines:
+            active = {*self._lines, *(one.team for one in running)} - {team}
+            # Who was away has no claim on what was served meanwhile.
+            floor = min((self._served[one] for one in active if one in self._served), default=0)
+            self._served[team] = max(self._served.get(team, 0), floor)
+            self._lines[team] = deque()
+        self._lines[team].append(sequence)
+        self.waiting += 1
+
+    def drop(self, sequence: S) -> bool:
+        """It waits no more; whether it did."""
+        line = self._lines.get(sequence.team)
+        if line is None or sequence not in line:
+            return False
+        line.remove(sequence)
+        self._gone(sequence.team)
+        return True
+
+    def next(self, running: list[S], free_rows: int) -> S | None:
+        """Take the sequence that starts next out of its line; None where nobody may start."""
+        if not free_rows or not self.waiting:
+            return None
+        busy = {one.team for one in running}
+        if len(running) >= self.most_running:
+            if len(running) >= self.most_running + SPARE_ROWS:
+                return None
+            teams = [team for team in self._lines if team not in busy]
+        else:
+            teams = list(self._lines)
+        if not teams:
+            return None
+        team = min(teams, key=lambda one: self._served[one])
+        sequence = self._lines[team].popleft()
+        self._gone(team)
+        return sequence
+
+    def put_back(self, sequence: S) -> None:
+        """It was taken and cannot start yet: it is the first of its line again."""
+        self._lines.setdefault(sequence.team, deque()).appendleft(sequence)
+        self.waiting += 1
+
+    def plan(self, running: list[S]) -> list[tuple[S, int]]:
+        """Who works in the next step, and on how many tokens each."""
+        writes = [(one, 1) for one in running if one.to_read == 1 and one.may_go_on]
+        left = self.costs.chunk(len(writes))
+        reads = []
+        # Least served team first; sorting keeps the order of arrival inside a team.
+        for one in sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0)):
+            if left <= 0:
+                break
+            reads.append((one, min(one.to_read, left)))
+            left -= one.to_read
+        return writes + reads
+
+    def count(self, team: str, *, read: int = 0, written: int = 0) -> None:
+        """A team was served so many tokens."""
+        self._served[team] = self._served.get(team, 0) + read + WRITTEN_WEIGHT * written
+
+    def _gone(self, team: str) -> None:
+        self.waiting -= 1
+        if not self._lines[team]:
+            del self._lines[team]
+        if not self.waiting and len(self._served) > 1000:
+            # Nobody waits: who comes next begins at the floor anyway.
+            self._served.clear()

@@ -1,0 +1,276 @@
+"""The engine beside a toy model that can be predicted: what is written, counted, cached, aborted and refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cerulea.core.errors import Invalid, PromptTooLong, QueueFull
+from cerulea.core.values import Usage
+from cerulea.serve.engine import Engine
+from cerulea.serve.request import Delta, Request, SamplingParams, delta_from_json, request_from_json
+from tests.serve.toys import END, Likeliest, ToyRunner, continuation
+
+
+def engine(rows: int = 4, context: int = 64, **values) -> Engine:
+    return Engine(ToyRunner(rows, context), Likeliest(), **values)
+
+
+def request(name: str = "a", prompt=(3, 4, 5), *, team: str = "sea", leased: int = 1000, **values) -> Request:
+    rest = {key: values.pop(key) for key in ("share_prefix", "embed") if key in values}
+    sampling = SamplingParams(**{"max_tokens": 8, "temperature": 0.0, **values})
+    return Request(id=name, team=team, prompt=tuple(prompt), sampling=sampling, leased=leased, **rest)
+
+
+def finish(engine: Engine, most: int = 2000) -> dict[str, list[Delta]]:
+    """Step until nothing is to be done; the deltas of each request."""
+    deltas: dict[str, list[Delta]] = {}
+    for _ in range(most):
+        if engine.idle:
+            return deltas
+        for delta in engine.step():
+            deltas.setdefault(delta.id, []).append(delta)
+    raise AssertionError("the engine does not come to an end")
+
+
+def tokens(deltas: list[Delta]) -> list[int]:
+    return [token for delta in deltas for token in delta.tokens]
+
+
+def test_a_sequence_is_continued_to_its_last_token():
+    one = engine()
+    one.submit(request())
+
+    deltas = finish(one)["a"]
+
+    assert tokens(deltas) == continuation((3, 4, 5), 8)
+    assert [d.finish for d in deltas] == [""] * 7 + ["length"]
+    assert deltas[-1].usage == Usage(prompt_tokens=3, completion_tokens=8)
+    assert one.rows.running == 0
+
+
+def test_a_stop_id_ends_a_text_and_is_no_part_of_it():
+    prompt = next(p for n in range(200) if END in continuation(p := (n % 50, 7, 9, n // 50), 40))
+    one = engine()
+    one.submit(request(prompt=prompt, max_tokens=50, stop_ids=(END,)))
+
+    deltas = finish(one)["a"]
+
+    assert tokens(deltas) == continuation(prompt, 50, stop=END)
+    assert deltas[-1].finish == "stop"
+    assert deltas[-1].usage.completion_tokens == len(tokens(deltas)) + 1
+
+
+def test_the_context_ends_a_text():
+    one = engine(context=10)
+    one.submit(request(max_tokens=50))
+
+    last = finish(one)["a"][-1]
+
+    assert (last.finish, last.detail, last.usage.completion_tokens) == ("length", "context", 7)
+
+
+def test_nothing_is_written_that_is_not_leased():
+    one = engine()
+    one.submit(request(leased=3, max_tokens=8))
+    first = finish(one)["a"]
+    assert len(tokens(first)) == 3
+    assert first[-1].finish == ""
+
+    one.lease("a", 5)
+    second = finish(one)["a"]
+    one.abort("a")
+    (last,) = one.step()
+
+    assert tokens(first + second) == continuation((3, 4, 5), 5)
+    assert (last.finish, last.usage) == ("abort", Usage(prompt_tokens=3, completion_tokens=5))
+
+
+def test_an_aborted_sequence_has_left_its_row_before_the_next_step():
+    one = engine(rows=1)
+    one.submit(request("a", max_tokens=50))
+    one.submit(request("b", (9, 9)))
+    one.step()
+
+    one.abort("a")
+
+    assert one.rows.running == 0
+    deltas = one.step()
+    assert [d.finish for d in deltas if d.id == "a"] == ["abort"]
+    assert tokens([d for d in deltas if d.id == "b"]) == continuation((9, 9), 1)
+    one.abort("a")  # it has ended: nothing happens
+    assert one.stats.running == 1
+
+
+def test_a_request_that_waits_is_aborted_and_owes_nothing():
+    one = engine(rows=1)
+    one.submit(request("a", max_tokens=20))
+    one.submit(request("b"))
+    one.step()
+
+    one.abort("b")
+
+    (last,) = [d for d in one.step() if d.id == "b"]
+    assert (last.finish, last.usage) == ("abort", Usage())
+    assert one.scheduler.waiting == 0
+
+
+def test_a_failing_step_ends_its_sequences_and_the_engine_goes_on():
+    one = engine()
+    one.submit(request("a", max_tokens=50))
+    one.step()
+    one.runner.broken = RuntimeError("no memory")
+    (failed,) = one.step()
+    one.runner.broken = None
+    one.submit(request("b"))
+
+    assert (failed.finish, "no memory" in failed.detail) == ("error", True)
+    assert tokens(finish(one)["b"]) == continuation((3, 4, 5), 8)
+
+
+def test_a_prompt_that_began_before_is_copied_and_not_read_again():
+    prompt = tuple(range(1, 31))
+    one = engine()
+    one.submit(request("a", prompt))
+    finish(one)
+    read = one.runner.read
+    one.submit(request("b", (*prompt, 40)))
+
+    deltas = finish(one)["b"]
+
+    assert tokens(deltas) == continuation((*prompt, 40), 8)
+    assert deltas[-1].cached_tokens == 30
+    assert deltas[-1].usage.prompt_tokens == 31
+    assert one.runner.read - read == 1 + 7
+    assert (one.stats.prefix_hits, one.stats.prefix_queries) == (30, 61)
+
+
+@pytest.mark.parametrize("values", [{"team": "sky"}, {"share_prefix": False}, {"deterministic": True}])
+def test_a_prefix_is_not_shared_beyond_its_team_and_kind(values: dict):
+    prompt = tuple(range(1, 31))
+    one = engine()
+    one.submit(request("a", prompt))
+    finish(one)
+    one.submit(request("b", prompt, **values))
+
+    assert finish(one)["b"][-1].cached_tokens == 0
+
+
+def test_choices_of_one_question_read_its_prompt_once():
+    prompt = tuple(range(1, 31))
+    one = engine(rows=8)
+    for choice in range(4):
+        one.submit(request(f"a{choice}", prompt, choice=choice))
+
+    deltas = finish(one)
+
+    assert [deltas[f"a{choice}"][-1].cached_tokens for choice in range(4)] == [0, 29, 29, 29]
+    assert all(tokens(deltas[f"a{choice}"]) == continuation(prompt, 8) for choice in range(4))
+
+
+def test_log_probabilities_of_a_prompt_cover_all_but_its_first_token():
+    prompt = tuple(range(1, 41))
+    one = engine()
+    one.scheduler.costs.writing_ms = {1: 1.0}
+    one.submit(request("busy", max_tokens=60))
+    one.step()
+    one.submit(request("a", prompt, prompt_logprobs=1, max_tokens=0))  # read in several chunks
+
+    last = finish(one)["a"][-1]
+
+    assert [lp.token for lp in last.prompt_logprobs] == list(prompt[1:])
+    assert last.finish == "length"
+    assert last.usage == Usage(prompt_tokens=40)
+
+
+def test_an_embedding_is_the_mean_of_the_hidden_states():
+    one = engine()
+    one.submit(request("a", (2, 4, 9), embed=True, leased=0, max_tokens=0))
+
+    (last,) = finish(one)["a"]
+
+    assert last.embedding == (5.0, 1.0)
+    assert last.usage == Usage(prompt_tokens=3)
+    assert one.rows.running == 0
+
+
+def test_refused_before_anything_is_computed():
+    one = engine(rows=1, context=16, most_waiting=2)
+    with pytest.raises(PromptTooLong, match="16 tokens"):
+        one.submit(request(prompt=[1] * 16))
+    with pytest.raises(Invalid, match="outside"):
+        one.submit(request(prompt=[1, 50]))
+    one.submit(request("a"))
+    one.submit(request("b"))
+    with pytest.raises(QueueFull) as full:
+        one.submit(request("c"))
+    assert full.value.retry_after_s >= 1
+
+    assert sorted(finish(one)) == ["a", "b"]
+    one.submit(request("d", [1] * 16, max_tokens=0))  # nothing is to be written: the prompt may fill the context
+    assert sorted(finish(one)) == ["d"]
+
+
+def test_tokens_that_wait_are_bounded_too():
+    one = engine(rows=1, most_waiting_tokens=10)
+    one.submit(request("a", [1] * 8))
+    with pytest.raises(QueueFull, match="8 prompt tokens"):
+        one.submit(request("b", [1] * 8))
+    finish(one)
+
+    one.submit(request("b", [1] * 12))  # alone it may be longer than the bound
+    assert len(finish(one)["b"]) == 8
+
+
+def test_values_cross_a_pipe_unchanged():
+    asked = request("a", logit_bias=((3, 1.5),), stop_ids=(1, 2), logprobs=3)
+    assert request_from_json(asked.as_json()) == asked
+    one = engine()
+    one.submit(request("a", logprobs=0, prompt_logprobs=0))
+    for deltas in finish(one).values():
+        assert [delta_from_json(delta.as_json()) for delta in deltas] == deltas
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_what_is_written_depends_on_the_request_alone(data: st.DataObject):
+    """Random requests, leases and aborts at random moments: exact texts, exact usage, no row lost."""
+    one = engine(rows=data.draw(st.integers(1, 4)), context=48, most_running=3)
+    prompts = st.lists(st.integers(1, 3), min_size=1, max_size=40)
+    asked: dict[str, Request] = {}
+    seen: dict[str, list[Delta]] = {}
+    for number in range(data.draw(st.integers(1, 12))):
+        for _ in range(data.draw(st.integers(0, 6))):
+            for delta in one.step():
+                seen.setdefault(delta.id, []).append(delta)
+        name = f"r{number}"
+        asked[name] = request(
+            name,
+            data.draw(prompts),
+            team=data.draw(st.sampled_from(["sea", "sky"])),
+            max_tokens=data.draw(st.integers(0, 10)),
+            leased=data.draw(st.integers(1, 12)),
+            stop_ids=(END,),
+        )
+        one.submit(asked[name])
+        if data.draw(st.integers(0, 4)) == 0:
+            one.abort(data.draw(st.sampled_from(sorted(asked))))
+    for name in asked:
+        one.lease(name, 100)
+    for name, deltas in finish(one).items():
+        seen.setdefault(name, []).extend(deltas)
+
+    for name, wanted in asked.items():
+        deltas, most = seen[name], wanted.sampling.max_tokens
+        assert [bool(d.finish) for d in deltas] == [False] * (len(deltas) - 1) + [True]
+        whole = continuation(wanted.prompt, min(most, 48 - len(wanted.prompt)), stop=END)
+        last = deltas[-1]
+        if last.finish == "abort":
+            assert tokens(deltas) == whole[: len(tokens(deltas))]
+        else:
+            assert tokens(deltas) == whole
+            assert last.usage.prompt_tokens == len(wanted.prompt)
+        assert last.usage.completion_tokens == len(tokens(deltas)) + (last.finish == "stop")
+    assert one.rows.running == 0
+    assert one.stats.waiting == 0
