@@ -130,7 +130,7 @@ class Engine:
         runner: computes; has the rows.
         picker: picks tokens.
         most_running: sequences that run at a time; the rest of the rows keep prefixes.
-        most_waiting: requests that may wait.
+        most_waiting: requests that may wait beside them.
         most_waiting_tokens: prompt tokens that may wait, by default 64 contexts.
     """
 
@@ -376,7 +376,7 @@ class Engine:
                 why="One place is needed for the first token written." if most else "",
                 fix=f"Give at most {self.runner.context - min(most, 1):,} tokens.",
             )
-        if self.scheduler.waiting >= self.most_waiting:
+        if len(self._running) + self.scheduler.waiting >= self.scheduler.most_running + self.most_waiting:
             raise QueueFull(f"{self.scheduler.waiting} requests wait already.", retry_after_s=self._patience())
         if self.scheduler.waiting and self._waiting_tokens + prompt > self.most_waiting_tokens:
             raise QueueFull(f"{self._waiting_tokens:,} prompt tokens wait already.", retry_after_s=self._patience())

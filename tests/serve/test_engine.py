@@ -196,7 +196,7 @@ def test_an_embedding_is_the_mean_of_the_hidden_states():
 
 
 def test_refused_before_anything_is_computed():
-    one = engine(rows=1, context=16, most_waiting=2)
+    one = engine(rows=1, context=16, most_waiting=1)
     with pytest.raises(PromptTooLong, match="16 tokens"):
         one.submit(request(prompt=[1] * 16))
     with pytest.raises(Invalid, match="outside"):

@@ -1,0 +1,141 @@
+"""The process of one engine: messages in, deltas out, one line of JSON for each step.
+
+In:      on standard input, one line of JSON a message: first the options (`Options`), then
+         {"submit": request}, {"lease": [id, tokens]}, {"abort": id}.
+Out:     on standard output: {"ready": {...}} or {"failed": error}, then after each step {"deltas": [...], "stats": {}}.
+Kept:    it ends when its input ends, so it never outlives who started it; whatever a library prints goes to standard
+         error. A request that is refused is answered with a delta, as one that failed is.
+Not here: who starts it (`flows.host`), what an engine does (`engine`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cerulea.core.errors import CeruleaError, Failed
+from cerulea.core.values import Usage
+from cerulea.serve.engine import Engine
+from cerulea.serve.request import Delta, request_from_json
+
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """All that decides how a model is run."""
+
+    folder: str  # of the model
+    weights: str = "auto"  # fp32, bf16, int8, or what the probe finds fastest without int8
+    most_running: int = 16
+    cached_rows: int = 16  # rows beyond those, for cached prefixes
+    most_waiting: int = 256
+    max_len: int = 0  # tokens of a row; 0 takes the model's context
+    threads: int = 0  # 0 takes every core
+    device: str = "auto"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class Inbox:
+    """Lines of JSON from a file descriptor, as they come."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._left = descriptor, b""
+        self.open = True
+
+    def messages(self, wait_s: float | None = 0.0) -> Iterator[dict[str, Any]]:
+        """What has come; waits for something where nothing has. None waits for as long as it takes."""
+        if not self.open or not select.select([self._descriptor], [], [], wait_s)[0]:
+            return
+        data = os.read(self._descriptor, READ_BYTES)
+        if not data:
+            self.open = False
+            return
+        *lines, self._left = (self._left + data).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+
+
+def run(engine: Engine, inbox: Inbox, say: Callable[[dict[str, Any]], None]) -> None:
+    """Step until the input ends."""
+    said = 0.0
+    while inbox.open:
+        idle = engine.idle
+        refused = [delta for message in inbox.messages(None if idle else 0.0) for delta in _take(engine, message)]
+        deltas = refused + engine.step()
+        now = time.monotonic()
+        if deltas or now - said > 1.0:
+            said = now
+            say({"deltas": [delta.as_json() for delta in deltas], "stats": asdict(engine.stats)})
+
+
+def _take(engine: Engine, message: Mapping[str, Any]) -> Iterator[Delta]:
+    """Do what one message asks; a refusal is told in a delta."""
+    if "submit" in message:
+        request = request_from_json(message["submit"])
+        try:
+            engine.submit(request)
+        except CeruleaError as error:
+            yield Delta(id=request.id, finish="error", detail=json.dumps(error.as_json()), usage=Usage())
+    elif "lease" in message:
+        engine.lease(*message["lease"])
+    elif "abort" in message:
+        engine.abort(message["abort"])
+
+
+def main(make: Callable[[Options], tuple[Engine, dict[str, Any]]]) -> int:
+    """Run an engine on standard input and output.
+
+    Args:
+        make: the engine for the options, and what to say of it when it is ready.
+    """
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what libraries print must not stand between our lines
+
+    def say(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    inbox = Inbox(0)
+    first: list[dict[str, Any]] = []
+    while inbox.open and not first:
+        first = list(inbox.messages(None))
+    if not first:
+        return 0
+    began = time.perf_counter()
+    try:
+        engine, ready = make(Options(**first[0]))
+    except CeruleaError as error:
+        say({"failed": error.as_json(), "kind": type(error).__name__})
+        return 1
+    except Exception as error:
+        failure = Failed(f"The model cannot be loaded: {type(error).__name__}: {str(error)[:300]}.")
+        say({"failed": failure.as_json(), "kind": "Failed"})
+        raise
+    say({"ready": {**ready, "load_s": round(time.perf_counter() - began, 3)}})
+    for message in first[1:]:
+        for delta in _take(engine, message):
+            say({"deltas": [delta.as_json()], "stats": asdict(engine.stats)})
+    try:
+        run(engine, inbox, say)
+    except BrokenPipeError:  # who started it is gone
+        return 0
+    return 0
+
+
+__all__ = ["Inbox", "Options", "main", "run"]
+
+
+if __name__ == "__main__":
+    from cerulea.serve.load import make_engine
+
+    sys.exit(main(make_engine))
