@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -172,6 +172,7 @@ class Host:
         self._need = need or _memory_of
         self._engines: dict[str, _Engine] = {}
         self._served: dict[str, Served] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
 
     # -- models --------------------------------------------------------------------------------------
@@ -231,6 +232,7 @@ class Host:
         while time.monotonic() < deadline and any(engine.flows for engine in self._engines.values()):
             await asyncio.sleep(0.05)
         await asyncio.gather(*(self.unload(label) for label in list(self._engines)))
+        await asyncio.gather(*self._tasks)
 
     def _with_alias(self) -> list[str]:
         return [f"{m.model}:{SERVED}" for m in self.platform.registry.models() if SERVED in m.aliases]
@@ -248,7 +250,7 @@ class Host:
             # Somebody may have stopped waiting by the time that it fails.
             engine.ready.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._engines[model.label] = engine
-            engine.reader = asyncio.create_task(self._run(engine))
+            engine.reader = self._keep(self._run(engine))
         engine.used = time.monotonic()
         return engine
 
@@ -273,7 +275,7 @@ class Host:
                 )
             engine = self._engines.pop(min(idle)[1])
             self._served.pop(engine.model.label, None)
-            _keep(asyncio.create_task(self._stop(engine)))
+            self._keep(self._stop(engine))
 
     async def _run(self, engine: _Engine) -> None:
         """Start the process and hand out what it says, until it ends."""
@@ -328,6 +330,13 @@ class Host:
             flow.put(Delta(id=flow.id, finish="error", detail=f"The engine of {label} has ended.", usage=Usage()))
         engine.flows.clear()
 
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Let something go on; the loop itself holds tasks weakly."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     async def _stop(self, engine: _Engine) -> None:
         await _end(engine.process)
         if engine.reader is not None:
@@ -346,15 +355,6 @@ async def _end(process: asyncio.subprocess.Process | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-
-
-_tasks: set[asyncio.Task[None]] = set()
-
-
-def _keep(task: asyncio.Task[None]) -> None:
-    """The loop itself holds tasks weakly."""
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
 
 
 def _threads(options: Options) -> dict[str, str]:
