@@ -59,6 +59,33 @@ class Settings:
         default="", metadata={"env": "CERULEA_KEY", "help": "API key (`ck_...`) for the platform at CERULEA_URL."}
     )
 
+    serve_weights: str = field(
+        default="auto",
+        metadata={
+            "env": "CERULEA_SERVE_WEIGHTS",
+            "help": "Format in which served models compute: `fp32`, `bf16`, `int8`, or `auto`, which takes bf16 where "
+            "this machine is faster in it.",
+        },
+    )
+    serve_rows: int = field(
+        default=16,
+        metadata={"env": "CERULEA_SERVE_ROWS", "help": "Requests that a served model works on at a time."},
+    )
+    serve_memory_gb: int = field(
+        default=0,
+        metadata={
+            "env": "CERULEA_SERVE_MEMORY_GB",
+            "help": "Memory that all served models may have together; 0 takes six tenths of the machine's.",
+        },
+    )
+    serve_grace_s: int = field(
+        default=30,
+        metadata={
+            "env": "CERULEA_SERVE_GRACE_S",
+            "help": "Seconds that running requests get to end when the server is asked to stop.",
+        },
+    )
+
     @property
     def database(self) -> str:
         """URL of the database of money, jobs, models and people."""
@@ -90,6 +117,15 @@ class Settings:
         return self.home / "shards"
 
 
+_WHOLE = {  # what it counts, and the least
+    "threads": ("CPU threads", 0),
+    "serve_rows": ("requests", 1),
+    "serve_memory_gb": ("gigabytes", 0),
+    "serve_grace_s": ("seconds", 0),
+}
+_WORDS = {"device": ("auto", "cpu", "cuda"), "serve_weights": ("auto", "fp32", "bf16", "int8")}
+
+
 def read_settings(environment: Mapping[str, str] = os.environ, *, home: Path | None = None) -> Settings:
     """Read the settings from `environment`; `home` (the --home flag) wins over CERULEA_HOME.
 
@@ -110,16 +146,19 @@ def read_settings(environment: Mapping[str, str] = os.environ, *, home: Path | N
 def _parse(name: str, variable: str, text: str) -> object:
     if name == "home":
         return Path(text).expanduser()
-    if name == "threads":
-        if not text.isdigit():
+    if name in _WHOLE:
+        if not text.isdigit() or int(text) < _WHOLE[name][1]:
+            what, least = _WHOLE[name]
             raise Invalid(
                 f"{variable} is {text!r}.",
-                why="It is a whole number of CPU threads, 0 or more.",
+                why=f"It is a whole number of {what}, {least} or more.",
                 fix=f"Unset {variable}.",
             )
         return int(text)
     if name in ("database_url", "blobs_url", "url", "key"):
         return text.strip()
-    if text not in ("auto", "cpu", "cuda"):
-        raise Invalid(f"{variable} is {text!r}.", why="Known devices are auto, cpu and cuda.", fix=f"Unset {variable}.")
+    if text not in _WORDS[name]:
+        raise Invalid(
+            f"{variable} is {text!r}.", why=f"It is one of {', '.join(_WORDS[name])}.", fix=f"Unset {variable}."
+        )
     return text

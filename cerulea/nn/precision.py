@@ -129,6 +129,14 @@ def measure_machine(device: torch.device, threads: int) -> Machine:
     )
 
 
+def faster_precision(device: torch.device) -> str:
+    """The precision that matrix products are faster in, by products of a size that takes milliseconds."""
+    if device.type == "cuda":
+        return "bf16"
+    small = [_matmul_gflops(dtype, 256, device) for dtype in (torch.float32, torch.bfloat16)]
+    return "bf16" if small[1] > BF16_WORTH_TRYING * small[0] else "fp32"
+
+
 def choose_execution(
     machine: Machine,
     device: torch.device,

@@ -34,7 +34,8 @@ class Options:
     folder: str  # of the model
     weights: str = "auto"  # fp32, bf16, int8, or what the probe finds fastest without int8
     most_running: int = 16
-    cached_rows: int = 16  # rows beyond those, for cached prefixes
+    spare_rows: int = 2  # beyond those, for teams with nothing running
+    cached_rows: int = 14  # and beyond those, for cached prefixes
     most_waiting: int = 256
     max_len: int = 0  # tokens of a row; 0 takes the model's context
     threads: int = 0  # 0 takes every core

@@ -33,7 +33,16 @@ def test_a_tilde_is_the_persons_home():
     assert read_settings({}, home=Path("~/y")).home == Path.home() / "y"
 
 
-@pytest.mark.parametrize(("name", "value"), [("CERULEA_THREADS", "two"), ("CERULEA_DEVICE", "tpu")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CERULEA_THREADS", "two"),
+        ("CERULEA_DEVICE", "tpu"),
+        ("CERULEA_SERVE_WEIGHTS", "int3"),
+        ("CERULEA_SERVE_ROWS", "0"),
+        ("CERULEA_SERVE_GRACE_S", "-1"),
+    ],
+)
 def test_a_variable_that_cannot_be_is_named(name: str, value: str):
     with pytest.raises(Invalid, match=f"{name} is '{value}'"):
         read_settings({name: value})

@@ -1,0 +1,51 @@
+"""Make the engine of a model's folder, as the options say.
+
+In:      Options.
+Out:     an Engine, and what those who talk to it should know.
+Not here: what a folder is (`nn.weights`), where it lies (`flows`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cerulea.core.errors import Invalid
+from cerulea.nn.precision import faster_precision, pick_device, set_threads
+from cerulea.nn.weights import load_decoder
+from cerulea.serve.engine import Engine
+from cerulea.serve.grammar import Grammars
+from cerulea.serve.picker import SamplerPicker
+from cerulea.serve.process import Options
+from cerulea.serve.runner import DecoderRunner
+from cerulea.text.tokenizer import load_tokenizer
+
+
+def make_engine(options: Options) -> tuple[Engine, dict[str, Any]]:
+    """The engine of a folder.
+
+    Raises:
+        Invalid, Failed: it is no model's, is damaged, or cannot be run this way; says why.
+    """
+    set_threads(options.threads)
+    device = pick_device(options.device)
+    folder = Path(options.folder)
+    decoder = load_decoder(folder)
+    weights = faster_precision(device) if options.weights == "auto" else options.weights
+    if weights not in ("fp32", "bf16", "int8"):
+        raise Invalid(f"There is no format {weights!r} of weights.", fix="Use fp32, bf16 or int8.")
+    rows = options.most_running + options.spare_rows + options.cached_rows
+    runner = DecoderRunner(decoder, rows=rows, max_len=options.max_len, weights=weights, device=device)
+    engine = Engine(
+        runner,
+        SamplerPicker(Grammars(load_tokenizer(folder), runner.vocab)),
+        most_running=options.most_running,
+        most_waiting=options.most_waiting,
+    )
+    return engine, {
+        "context": runner.context,
+        "vocab": runner.vocab,
+        "weights": weights,
+        "rows": rows,
+        "device": device.type,
+    }

@@ -1,0 +1,72 @@
+"""The engine's picker: the batched sampler and the grammars, for sequences.
+
+In:      logits of sequences that want a token.
+Out:     a token each, or why there is none: one row that cannot be picked fails alone.
+Kept:    what a row's picks depend on follows its sequence; nothing is counted twice when a step is tried again.
+Not here: the arithmetic (`sampler`), which texts a grammar allows (`grammar`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from cerulea.core.errors import EngineFailed
+from cerulea.serve import sampler
+from cerulea.serve.engine import Sequence
+from cerulea.serve.request import TokenLogprob
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cerulea.serve.grammar import Grammars
+
+
+class SamplerPicker:
+    """Picks with `sampler`, under grammars made by `grammars`."""
+
+    def __init__(self, grammars: Grammars) -> None:
+        self._grammars = grammars
+
+    def begin(self, sequence: Sequence) -> None:
+        """Make the sequence's grammar.
+
+        Raises:
+            GrammarInvalid: nothing can meet it.
+        """
+        sequence.grammar = self._grammars.begin(json.loads(sequence.request.sampling.grammar))
+
+    def pick(self, logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenLogprob | Exception]:
+        """The next token of each sequence, or why there is none."""
+        rows = [_row(sequence) for sequence in sequences]
+        try:
+            return [*sampler.pick(logits_BV, rows)]
+        except sampler.NothingToPick as error:
+            bad = set(error.rows)
+        good = [b for b in range(len(rows)) if b not in bad]
+        picked = iter(sampler.pick(logits_BV[good], [rows[b] for b in good]) if good else [])
+        return [_nothing(sequences[b]) if b in bad else next(picked) for b in range(len(rows))]
+
+    def prompt_logprobs(self, logits_TV: Tensor, targets: list[int], top: int) -> list[TokenLogprob]:
+        """Log probabilities of tokens that are known."""
+        return sampler.prompt_logprobs(logits_TV, targets, top)
+
+
+def _row(sequence: Sequence) -> sampler.Row:
+    """The sampler's account of a sequence, up to its last token."""
+    row = sequence.picker_state
+    if row is None:
+        row = sequence.picker_state = sampler.Row(sequence.request.sampling, sequence.request.prompt)
+    for token in sequence.tokens[len(sequence.request.prompt) + row.position :]:
+        row.wrote(token)
+    row.allowed = None if sequence.grammar is None else sequence.grammar.mask()
+    return row  # type: ignore[no-any-return]
+
+
+def _nothing(sequence: Sequence) -> EngineFailed:
+    grammar = " that its grammar allows" if sequence.grammar is not None else ""
+    return EngineFailed(
+        f"Request {sequence.id} has no token{grammar} that could follow.",
+        why="The model's scores are not finite, or everything is forbidden by its settings.",
+        fix="Loosen logit_bias or the grammar; if it goes on, look at the model's weights.",
+    )
