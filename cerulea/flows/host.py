@@ -197,6 +197,22 @@ class Host:
             raise NotReady(f"{model.label} is being loaded.", retry_after_s=5) from None
         return self._served[model.label]
 
+    def models(self, caller: Caller) -> list[Offer]:
+        """What the caller may ask for: every version that is not retired, and the aliases that name it."""
+        aliases = {m.model: m.aliases for m in self.platform.registry.models(teams=caller.teams)}
+        loaded = {label: self._served[label].context for label, _ in self.loaded()}
+        return [
+            Offer(
+                label=version.label,
+                team=version.team,
+                created_at=version.created_at,
+                aliases=tuple(name for name, number in aliases[version.model].items() if number == version.version),
+                context=loaded.get(version.label, 0) or int(version.card.get("context", 0) or 0),
+                loaded=version.label in loaded,
+            )
+            for version in self.platform.registry.versions(teams=caller.teams)
+        ]
+
     def loaded(self) -> list[tuple[str, dict[str, Any]]]:
         """Labels of loaded models, and their engines' counters."""
         return [(label, engine.stats) for label, engine in self._engines.items() if engine.loaded]

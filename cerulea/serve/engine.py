@@ -52,6 +52,7 @@ class Sequence:
     request: Request
     tokens: list[int]  # the prompt, and what was written
     leased: int
+    last_lease: bool = False  # there will be no more
     row: int = -1
     computed: int = 0  # tokens whose keys and values are in the row
     cached: int = 0  # of the prompt, copied instead of computed
@@ -197,9 +198,16 @@ class Engine:
         self.scheduler.add(sequence, self._running)
 
     def lease(self, request_id: str, tokens: int) -> None:
-        """Let a sequence write this many tokens in all; never fewer than before."""
-        if (sequence := self._by_id.get(request_id)) is not None:
-            sequence.leased = max(sequence.leased, tokens)
+        """Let a sequence write this many tokens in all. The same number again says that there will be no more."""
+        sequence = self._by_id.get(request_id)
+        if sequence is None:
+            return
+        if tokens > sequence.leased:
+            sequence.leased = tokens
+            return
+        sequence.last_lease = True
+        if sequence.written >= sequence.leased and sequence.row >= 0:
+            self._ended.append(self._end(sequence, "length", detail="lease"))
 
     def abort(self, request_id: str) -> None:
         """End a sequence; its row is free before the next step, its last delta comes with it."""
@@ -344,6 +352,8 @@ class Engine:
             return self._end(one, "length", **given)
         if len(one.tokens) >= self.runner.context:
             return self._end(one, "length", detail="context", **given)
+        if one.last_lease and one.written >= one.leased:
+            return self._end(one, "length", detail="lease", **given)
         return Delta(id=one.id, **given)
 
     def _end(self, one: Sequence, finish: Finish, **given: Any) -> Delta:

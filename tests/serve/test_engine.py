@@ -87,6 +87,21 @@ def test_nothing_is_written_that_is_not_leased():
     assert (last.finish, last.usage) == ("abort", Usage(prompt_tokens=3, completion_tokens=5))
 
 
+@pytest.mark.parametrize("stalled", [True, False])
+def test_the_same_lease_again_is_the_last_one(stalled: bool):
+    """Said while tokens are left, or when the sequence stands still already."""
+    one = engine()
+    one.submit(request(leased=3, max_tokens=8))
+    deltas = [delta for _ in range(3 if stalled else 1) for delta in one.step()]
+
+    one.lease("a", 3)
+    deltas += finish(one)["a"]
+
+    assert tokens(deltas) == continuation((3, 4, 5), 3)
+    assert (deltas[-1].finish, deltas[-1].detail) == ("length", "lease")
+    assert one.rows.running == 0
+
+
 def test_an_aborted_sequence_has_left_its_row_before_the_next_step():
     one = engine(rows=1)
     one.submit(request("a", max_tokens=50))
