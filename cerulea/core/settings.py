@@ -71,6 +71,13 @@ class Settings:
         default=16,
         metadata={"env": "CERULEA_SERVE_ROWS", "help": "Requests that a served model works on at a time."},
     )
+    serve_queue: int = field(
+        default=256,
+        metadata={
+            "env": "CERULEA_SERVE_QUEUE",
+            "help": "Requests that may wait beside those; more are refused with 429.",
+        },
+    )
     serve_memory_gb: int = field(
         default=0,
         metadata={
@@ -120,6 +127,7 @@ class Settings:
 _WHOLE = {  # what it counts, and the least
     "threads": ("CPU threads", 0),
     "serve_rows": ("requests", 1),
+    "serve_queue": ("requests", 0),
     "serve_memory_gb": ("gigabytes", 0),
     "serve_grace_s": ("seconds", 0),
 }

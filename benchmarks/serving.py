@@ -1,0 +1,267 @@
+"""What a served model does through HTTP: speed alone and for many, long prompts beside streams, floods, full queues.
+
+    python benchmarks/serving.py --gpt2 FOLDER [--weights bf16] [--parts speed,many,gap,flood,queue,gateway] [--rounds N]
+
+A model of GPT-2 124M's shape with random weights, behind `cerulea up` on this machine; FOLDER holds GPT-2's two tokenizer
+files. With --peer, transformers' generate runs in turn with ours: batch 1, and a static batch of 16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import httpx
+import torch
+
+from cerulea.core.settings import read_settings
+from cerulea.flows.models import import_model
+from cerulea.flows.platform import open_platform
+from cerulea.nn.decoder import Decoder
+from cerulea.nn.shape import GPT2_SIZES, preset_shape
+from cerulea.nn.weights import save_decoder
+from cerulea.text.tokenizer import gpt2_tokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.running import Up
+
+TOKENS = 128
+CLIENTS = 16
+
+
+@dataclass
+class Reading:
+    """One streamed answer: when it was asked, and when each of its chunks came."""
+
+    asked: float
+    stamps: list[float] = field(default_factory=list)
+    status: int = 0
+    usage: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def first_s(self) -> float:
+        """Until the first token."""
+        return self.stamps[0] - self.asked
+
+    @property
+    def gaps(self) -> list[float]:
+        """Between chunks."""
+        return [b - a for a, b in zip(self.stamps, self.stamps[1:], strict=False)]
+
+
+def prompt_of(tokens: int, seed: int) -> list[int]:
+    """Random ids."""
+    draw = random.Random(seed)
+    return [draw.randrange(50_000) for _ in range(tokens)]
+
+
+async def ask(http: httpx.AsyncClient, prompt: list[int], most: int = TOKENS, **more: Any) -> Reading:
+    """One streamed completion."""
+    body = {
+        "model": "bench",
+        "prompt": prompt,
+        "max_tokens": most,
+        "temperature": 1.0,
+        "seed": 1,
+        "stream": True,
+        "ignore_eos": True,
+        "stream_options": {"include_usage": True},
+        "share_prefix": False,
+        **more,
+    }
+    reading = Reading(time.perf_counter())
+    async with http.stream("POST", "/v1/completions", json=body) as answer:
+        reading.status = answer.status_code
+        async for line in answer.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            event = json.loads(line[6:])
+            if event.get("usage"):
+                reading.usage = event["usage"]
+            if event.get("choices"):
+                reading.stamps.append(time.perf_counter())
+    return reading
+
+
+def client(up: Up, key: str = "") -> httpx.AsyncClient:
+    """A client with room for many lines."""
+    limits = httpx.Limits(max_connections=600, max_keepalive_connections=600)
+    headers = {"Authorization": f"Bearer {key or up.key}"}
+    return httpx.AsyncClient(base_url=up.url, headers=headers, timeout=300, limits=limits, trust_env=False)
+
+
+async def speed(up: Up) -> float:
+    """Tokens a second of one stream, everything counted: from the request to its last byte."""
+    async with client(up) as http:
+        reading = await ask(http, prompt_of(16, 7))
+        return reading.usage["completion_tokens"] / (reading.stamps[-1] - reading.asked)
+
+
+async def many(up: Up, clients: int = CLIENTS) -> float:
+    """Tokens a second of many streams that begin together, prompts of 64 to 128 tokens."""
+    async with client(up) as http:
+        began = time.perf_counter()
+        prompts = [prompt_of(random.Random(i).randrange(64, 129), i) for i in range(clients)]
+        readings = await asyncio.gather(*(ask(http, prompt) for prompt in prompts))
+        return sum(one.usage["completion_tokens"] for one in readings) / (time.perf_counter() - began)
+
+
+async def gap(up: Up) -> tuple[float, float, float]:
+    """Eight streams run and a prompt of 900 tokens comes: median gap before it, longest gap of any stream after."""
+    async with client(up) as http:
+        streams = [asyncio.create_task(ask(http, prompt_of(32, i), 300)) for i in range(8)]
+        await asyncio.sleep(2.0)
+        came = time.perf_counter()
+        long = await ask(http, prompt_of(900, 99), 4)
+        readings = await asyncio.gather(*streams)
+    before, after = [], []
+    for reading in readings:
+        for stamp, one in zip(reading.stamps[1:], reading.gaps, strict=True):
+            (before if stamp < came else after).append(one)
+    return median(before[16:]), max(after), long.first_s
+
+
+async def flood(up: Up, other: str, seconds: float = 40.0) -> tuple[float, float]:
+    """p95 of another team's time to the first token: alone, and while one team floods with 200 requests."""
+    async with client(up) as flooding, client(up, other) as quiet:
+
+        async def every_two_seconds(until: Callable[[], bool]) -> list[float]:
+            found: list[float] = []
+            while not until():
+                began = time.perf_counter()
+                found.append((await ask(quiet, prompt_of(64, len(found)), 8)).first_s)
+                await asyncio.sleep(max(0.0, 2.0 - (time.perf_counter() - began)))
+            return found
+
+        end = time.perf_counter() + 20
+        idle = await every_two_seconds(lambda: time.perf_counter() > end)
+        floods = asyncio.gather(*(ask(flooding, prompt_of(64, i), 64) for i in range(200)))
+        end = time.perf_counter() + seconds
+        busy = await every_two_seconds(lambda: floods.done() or time.perf_counter() > end)
+        await floods
+    return p95(idle), p95(busy)
+
+
+async def queue(up: Up) -> dict[str, Any]:
+    """500 requests at once against a queue of 64."""
+    async with client(up) as http:
+
+        async def one(number: int) -> tuple[int, float, bool]:
+            began = time.perf_counter()
+            body = {"model": "bench", "prompt": prompt_of(8, number), "max_tokens": 8, "seed": number}
+            answer = await http.post("/v1/completions", json=body)
+            return answer.status_code, time.perf_counter() - began, "retry-after" in answer.headers
+
+        # Lines are opened before the clock runs: 500 handshakes at once are not what is measured.
+        await asyncio.gather(*(http.get("/healthz") for _ in range(500)))
+        answers = await asyncio.gather(*(one(i) for i in range(500)))
+    refused = sorted(took for status, took, _ in answers if status == 429)
+    return {
+        "accepted": sum(status == 200 for status, _, _ in answers),
+        "refused": len(refused),
+        "other": sum(status not in (200, 429) for status, _, _ in answers),
+        "refused_with_retry_after": sum(said for status, _, said in answers if status == 429),
+        "refused_median_ms": round(1000 * median(refused), 1) if refused else None,
+        "refused_p99_ms": round(1000 * refused[int(0.99 * (len(refused) - 1))], 1) if refused else None,
+    }
+
+
+def p95(values: list[float]) -> float:
+    """The value that 95 % are not above."""
+    return sorted(values)[max(0, -(-95 * len(values) // 100) - 1)]
+
+
+class Peer:
+    """transformers' generate with the same weights."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        from transformers import GPT2LMHeadModel
+
+        self.model = GPT2LMHeadModel.from_pretrained(folder, dtype=dtype).eval()
+
+    def rate(self, rows: int, prompt: int = 96) -> float:
+        """Tokens a second of a static batch."""
+        token_BT = torch.tensor([prompt_of(prompt if rows > 1 else 16, i) for i in range(rows)])
+        began = time.perf_counter()
+        with torch.inference_mode():
+            out = self.model.generate(
+                token_BT, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=True, pad_token_id=0
+            )
+        return rows * (out.shape[1] - token_BT.shape[1]) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpt2", type=Path, required=True)
+    parser.add_argument("--weights", default="bf16")
+    parser.add_argument("--parts", default="speed,many,gap,flood,queue")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peer", action="store_true")
+    words = parser.parse_args()
+    parts = words.parts.split(",")
+    layers, width, heads = GPT2_SIZES["gpt2-124m"]
+    shape = preset_shape("gpt2", vocab=50_257, layers=layers, width=width, heads=heads, context=1024)
+    with tempfile.TemporaryDirectory() as root:
+        home, folder = Path(root) / "home", Path(root) / "model"
+        torch.manual_seed(0)
+        tokenizer = gpt2_tokenizer(words.gpt2)
+        save_decoder(Decoder(shape), folder, end_of_text=tokenizer.end_of_text)
+        tokenizer.save(folder)
+        with open_platform(read_settings(home=home)) as platform:
+            import_model(platform, folder, "bench")
+        environment = {"CERULEA_SERVE_WEIGHTS": words.weights, "OMP_NUM_THREADS": "2", "CERULEA_THREADS": "2"}
+        environment["CERULEA_SERVE_QUEUE"] = "64" if "queue" in parts else "256"
+        with Up(home, workers=0, environment=environment) as up:
+            asyncio.run(speed(up))  # loads, compiles; not counted
+            asyncio.run(many(up))
+            dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(words.weights)
+            peer = Peer(folder, dtype) if words.peer and dtype is not None else None
+            for part, rows in (("speed", 1), ("many", CLIENTS)):
+                if part not in parts:
+                    continue
+                ours, theirs = [], []
+                for _ in range(words.rounds):
+                    ours.append(asyncio.run(speed(up) if rows == 1 else many(up)))
+                    if peer is not None:
+                        theirs.append(peer.rate(rows))
+                line = f"{words.weights} {part}: {median(ours):.1f} tokens/s ({min(ours):.1f} to {max(ours):.1f})"
+                if theirs:
+                    ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
+                    line += f", transformers {median(theirs):.1f}, ratio {ratio:.2f}"
+                print(line, flush=True)
+            if "gap" in parts:
+                for _ in range(words.rounds):
+                    before, after, first = asyncio.run(gap(up))
+                    print(
+                        f"gap: median before {1000 * before:.1f} ms, longest after {1000 * after:.1f} ms "
+                        f"({after / before:.2f} x), first token of the long prompt {1000 * first:.0f} ms",
+                        flush=True,
+                    )
+            if "flood" in parts:
+                up.cli("team", "create", "other")
+                up.cli("person", "create", "ann", "--team", "other", "--role", "developer")
+                key = up.cli("key", "create", "--person", "ann", "--team", "other")[0]["key"]
+                idle, busy = asyncio.run(flood(up, key))
+                print(
+                    f"flood: p95 first token alone {1000 * idle:.0f} ms, flooded {1000 * busy:.0f} ms, {busy / idle:.2f} x"
+                )
+            if "queue" in parts:
+                print(f"queue: {json.dumps(asyncio.run(queue(up)))}")
+
+
+if __name__ == "__main__":
+    main()
