@@ -1,9 +1,9 @@
 """What a served model does through HTTP: speed alone and for many, long prompts beside streams, floods, full queues.
 
-    python benchmarks/serving.py --gpt2 FOLDER [--weights bf16] [--parts speed,many,gap,flood,queue,gateway] [--rounds N]
+    python benchmarks/serving.py --gpt2 FOLDER [--weights bf16] [--parts speed,many,gap,flood,queue] [--rounds N]
 
-A model of GPT-2 124M's shape with random weights, behind `cerulea up` on this machine; FOLDER holds GPT-2's two tokenizer
-files. With --peer, transformers' generate runs in turn with ours: batch 1, and a static batch of 16.
+A model of GPT-2 124M's shape with random weights, behind `cerulea up` on this machine; FOLDER holds the two files of
+GPT-2's tokenizer. With --peer, transformers' generate runs in turn with ours: batch 1, and a static batch of 16.
 """
 
 from __future__ import annotations
@@ -256,9 +256,8 @@ def main() -> None:
                 up.cli("person", "create", "ann", "--team", "other", "--role", "developer")
                 key = up.cli("key", "create", "--person", "ann", "--team", "other")[0]["key"]
                 idle, busy = asyncio.run(flood(up, key))
-                print(
-                    f"flood: p95 first token alone {1000 * idle:.0f} ms, flooded {1000 * busy:.0f} ms, {busy / idle:.2f} x"
-                )
+                ratio = busy / idle
+                print(f"flood: p95 first token alone {1000 * idle:.0f} ms, flooded {1000 * busy:.0f} ms, {ratio:.2f} x")
             if "queue" in parts:
                 print(f"queue: {json.dumps(asyncio.run(queue(up)))}")
 
