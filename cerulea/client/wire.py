@@ -9,11 +9,12 @@ Kept:    every write carries an Idempotency-Key, so that one whose answer was lo
 from __future__ import annotations
 
 import json
+import queue
 import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -44,6 +45,14 @@ class Wire(Protocol):
 
         Raises:
             Unreachable: no answer came.
+        """
+        ...
+
+    def events(self, path: str, body: Any) -> AbstractContextManager[Iterator[str]]:
+        """The lines of an answer that is written while it is sent; leaving early hangs up.
+
+        Raises:
+            Unreachable: no answer came, or it broke.
         """
         ...
 
@@ -101,6 +110,21 @@ class HttpWire:
         except httpx.HTTPError as error:
             raise self._gone(error) from error
 
+    @contextmanager
+    def events(self, path: str, body: Any) -> Iterator[Iterator[str]]:
+        """The lines of an answer that is written while it is sent."""
+        import httpx
+
+        timeout = httpx.Timeout(TIMEOUT_S, read=QUIET_S)
+        try:
+            with self._http.stream("POST", path, json=body, timeout=timeout) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise error_of(answer.status_code, answer.content)
+                yield answer.iter_lines()
+        except httpx.HTTPError as error:
+            raise self._gone(error) from error
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -135,19 +159,34 @@ class InnerWire:
 
         settings.home.mkdir(parents=True, exist_ok=True)
         platform = self._held.enter_context(open_platform(settings))
-        transport = httpx.ASGITransport(create_app(platform, trusted=platform.people.caller()))
+        self._app = create_app(platform, trusted=platform.people.caller())
+        transport = httpx.ASGITransport(self._app)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)
         self._thread.start()
         self._held.callback(self._end_loop)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://here")
         self._held.callback(lambda: self._wait(self._http.aclose()))
+        self._held.callback(lambda: self._wait(self._app.state.gateway.close()))
 
     def send(
         self, method: str, path: str, *, json: Any, params: Any, headers: dict[str, str], timeout_s: float
     ) -> httpx.Response:
         """One request, handled here."""
         return self._wait(self._http.request(method, path, json=json, params=params, headers=headers, timeout=None))
+
+    @contextmanager
+    def events(self, path: str, body: Any) -> Iterator[Iterator[str]]:
+        """The lines of an answer, while the application writes it: what httpx's transport would collect first."""
+        import asyncio
+
+        call = _Call(path, json.dumps(body).encode())
+        running = asyncio.run_coroutine_threadsafe(call.run(self._app), self._loop)
+        try:
+            yield call.lines()
+        finally:
+            self._loop.call_soon_threadsafe(call.hang_up)
+            running.result()
 
     def close(self) -> None:
         """Close the platform."""
@@ -163,6 +202,74 @@ class InnerWire:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+class _Call:
+    """One POST to an application of this process, whose answer is read by another thread as it is written."""
+
+    def __init__(self, path: str, body: bytes) -> None:
+        import asyncio
+
+        self._path, self._body = path, body
+        self._read = False
+        self._gone = asyncio.Event()
+        self._parts: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._status = 0
+
+    async def run(self, app: Any) -> None:
+        """Let the application answer."""
+        names = {"content-type": "application/json", "content-length": str(len(self._body))}
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": self._path,
+            "raw_path": self._path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"host", b"here"), *((k.encode(), v.encode()) for k, v in names.items())],
+            "client": None,
+            "server": ("here", 80),
+            "state": {},
+        }
+        try:
+            await app(scope, self._receive, self._send)
+        finally:
+            self._parts.put(None)
+
+    def hang_up(self) -> None:
+        """Nobody reads on."""
+        self._gone.set()
+
+    def lines(self) -> Iterator[str]:
+        """Lines, as they come.
+
+        Raises:
+            CeruleaError: the answer is a refusal.
+        """
+        left = b""
+        while (part := self._parts.get()) is not None:
+            left += part
+            if self._status < 400:
+                *whole, left = left.split(b"\n")
+                yield from (line.decode() for line in whole)
+        if self._status >= 400:
+            raise error_of(self._status, left)
+
+    async def _receive(self) -> dict[str, Any]:
+        if not self._read:
+            self._read = True
+            return {"type": "http.request", "body": self._body, "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+        elif message["type"] == "http.response.body":
+            self._parts.put(message.get("body", b""))
 
 
 def path_part(text: str) -> str:
@@ -198,6 +305,21 @@ class Requests:
     def ask(self, path: str, body: dict[str, Any]) -> Any:
         """A question with a body, which writes nothing."""
         return self._ask("POST", path, body, None, {}, TIMEOUT_S)
+
+    def events(self, path: str, body: dict[str, Any]) -> Iterator[Any]:
+        """Values of server-sent events, as they come; sent once, for what was begun cannot be begun again.
+
+        Raises:
+            CeruleaError: it was refused, or an event tells of a failure.
+        """
+        with self.wire.events(path, body) as lines:
+            for line in lines:
+                if not line.startswith("data:") or (text := line[5:].strip()) == "[DONE]":
+                    continue
+                value = json.loads(text)
+                if isinstance(value, dict) and value.get("error"):
+                    raise error_of(500, text.encode())
+                yield value
 
     def close(self) -> None:
         """Let go of what is open."""
