@@ -30,6 +30,7 @@ BLOCK = 256  # tokens whose mass is summed first
 WINDOW = 64  # likeliest tokens looked at where top-k leaves fewer
 WINDOW_CUDA = 1024  # where it does not, on a GPU; on a CPU finding so many costs more than the nucleus in full
 REPORT_ROWS = 32  # rows of a prompt reported at once: 6 MB of float32 at 50,257 tokens
+BUCKETS = 2048  # of 1/64: down to exp(-32) of the likeliest
 LOWEST = -87.0  # exp of less is not a normal float32 and forty times slower; no noise makes up for so much
 COLDEST = 1e-6  # temperatures below are this one; float32 needs it
 
@@ -227,9 +228,10 @@ def _drawn(kind: str, logits_GV: Tensor, most_G: Tensor, group: Sequence[Row]) -
         return _from_window(work_GP, min(WINDOW_CUDA, vocab), filters, key_G)
     if kind == "nucleus":
         return _from_nucleus(work_GP, filters, key_G)
+    least_G = work_GP.new_tensor([one.least for one in filters])
     if any(one.least > -math.inf for one in filters):
-        work_GP.masked_fill_(work_GP < work_GP.new_tensor([[one.least] for one in filters]), -torch.inf)
-    return _from_blocks(work_GP, _masses(work_GP), key_G)
+        work_GP.masked_fill_(work_GP < least_G[:, None], -torch.inf)
+    return _from_blocks(work_GP, least_G, _masses(work_GP), key_G)
 
 
 def _masses(work_GP: Tensor) -> Tensor:
@@ -239,14 +241,17 @@ def _masses(work_GP: Tensor) -> Tensor:
     return torch.cat(parts).double()
 
 
-def _from_blocks(work_GP: Tensor, mass_GN: Tensor, key_G: Tensor) -> Tensor:
-    """Draw a block by its mass, then a token in it."""
+def _from_blocks(work_GP: Tensor, least_G: Tensor, mass_GN: Tensor, key_G: Tensor) -> Tensor:
+    """Draw a block by its mass, then a token in it of at least the row's least value."""
     blocks, device = mass_GN.shape[1], work_GP.device
     number_N = torch.arange(blocks, device=device)
     block_G = (mass_GN.log() + _gumbel(key_G[:, None], number_N - (1 << 40))).argmax(dim=-1)
     token_GK = block_G[:, None] * BLOCK + torch.arange(BLOCK, device=device)
-    within_GK = work_GP.gather(1, token_GK).double() + _gumbel(key_G[:, None], token_GK)
-    return token_GK.gather(1, within_GK.argmax(dim=-1, keepdim=True))[:, 0]
+    value_GK = work_GP.gather(1, token_GK)
+    noisy_GK = (value_GK.double() + _gumbel(key_G[:, None], token_GK)).masked_fill(
+        value_GK < least_G[:, None], -torch.inf
+    )
+    return token_GK.gather(1, noisy_GK.argmax(dim=-1, keepdim=True))[:, 0]
 
 
 def _from_window(work_GP: Tensor, window: int, filters: Sequence[_Filters], key_G: Tensor) -> Tensor:
@@ -266,14 +271,14 @@ def _from_window(work_GP: Tensor, window: int, filters: Sequence[_Filters], key_
 
 
 def _from_nucleus(work_GP: Tensor, filters: Sequence[_Filters], key_G: Tensor) -> Tensor:
-    """Draw from what the filters leave, however much it is. Changes work_GP."""
+    """Draw from what the filters leave, however much it is."""
     if work_GP.is_cuda:
         total_G = _masses(work_GP).sum(dim=-1)
         least_G = _thresholds(work_GP.sort(dim=-1, descending=True).values, filters, total_G)
-        work_GP.masked_fill_(work_GP < least_G[:, None], -torch.inf)
-        return _from_blocks(work_GP, _masses(work_GP), key_G)
-    mass_GN = np.stack([_cut(work_P.numpy(), one) for work_P, one in zip(work_GP, filters, strict=True)])
-    return _from_blocks(work_GP, torch.from_numpy(mass_GN).double(), key_G)
+        mass_GN = _masses(work_GP.masked_fill(work_GP < least_G[:, None], -torch.inf))
+    else:
+        least_G, mass_GN = _cut(work_GP, filters)
+    return _from_blocks(work_GP, least_G, mass_GN, key_G)
 
 
 def _thresholds(value_GW: Tensor, filters: Sequence[_Filters], total_G: Tensor) -> Tensor:
@@ -298,32 +303,36 @@ def _thresholds(value_GW: Tensor, filters: Sequence[_Filters], total_G: Tensor) 
     return torch.maximum(torch.maximum(least_G1, nucleus_G1), min_p_G1)[:, 0]
 
 
-def _cut(work_P: np.ndarray, one: _Filters) -> np.ndarray:
-    """Make all that the filters do not leave -inf, and return the blocks' masses.
+def _cut(work_GP: Tensor, filters: Sequence[_Filters]) -> tuple[Tensor, Tensor]:
+    """On a CPU: the least value that each row's filters leave, and the masses of its blocks, float64, without the rest.
 
-    Values fall into 2,048 buckets, 1/64 wide, and only the bucket with the edge is sorted: a seventh of a sort's time.
+    Values fall into buckets 1/64 wide, and only the bucket with the edge is sorted: a tenth of a full sort's time.
     """
-    bucket_P = np.minimum(work_P * np.float32(-64), np.float32(2047)).astype(np.int32)
-    mass_P = np.exp(np.maximum(work_P, np.float32(LOWEST)))
-    least = np.float32(one.least)
-    if one.k:
-        counts = np.bincount(bucket_P, minlength=2048).cumsum()
-        edge = int(np.searchsorted(counts, one.k))
-        place = one.k - int(counts[edge - 1] if edge else 0)
-        least = max(least, np.sort(work_P[bucket_P == edge])[::-1][place - 1])
-    if one.p < 1:
-        inside_P = np.where(work_P < least, np.float32(0), mass_P) if one.k else mass_P
-        masses = np.bincount(bucket_P, inside_P, minlength=2048).cumsum()
-        target = one.p * masses[-1]
-        edge = int(np.searchsorted(masses, target))
-        values = np.sort(work_P[bucket_P == edge])[::-1]
-        sums = np.exp(values, dtype=np.float64).cumsum() + (masses[edge - 1] if edge else 0.0)
-        least = max(least, values[min(int(np.searchsorted(sums, target)), len(values) - 1)])
-    below_P = work_P < least
-    work_P[below_P] = -np.inf
-    mass_P[below_P] = 0.0
-    mass_N: np.ndarray = mass_P.reshape(-1, BLOCK).sum(axis=1)
-    return mass_N
+    rows, size = work_GP.shape
+    least_G, mass_GN = np.empty(rows, np.float32), np.empty((rows, size // BLOCK), np.float32)
+    scaled_P, mass_P, bucket_P = torch.empty(size), torch.empty(size), torch.empty(size, dtype=torch.int64)
+    work, mass, bucket = work_GP.numpy(), mass_P.numpy(), bucket_P.numpy()
+    for g, one in enumerate(filters):
+        bucket_P.copy_(torch.mul(work_GP[g], -64, out=scaled_P).clamp_max_(BUCKETS - 1))
+        torch.clamp_min(work_GP[g], LOWEST, out=mass_P).exp_()
+        least = np.float32(-np.inf)
+        if one.k:
+            counts = np.bincount(bucket, minlength=BUCKETS).cumsum()
+            edge = int(np.searchsorted(counts, one.k))
+            place = one.k - int(counts[edge - 1] if edge else 0)
+            least = np.sort(work[g][bucket == edge])[::-1][place - 1]
+            mass *= work[g] >= least
+        if one.p < 1:
+            masses = np.bincount(bucket, mass, minlength=BUCKETS).cumsum()
+            target = one.p * masses[-1]
+            edge = int(np.searchsorted(masses, target))
+            values = np.sort(work[g][bucket == edge])[::-1]
+            sums = np.exp(values, dtype=np.float64).cumsum() + (masses[edge - 1] if edge else 0.0)
+            least = max(least, values[min(int(np.searchsorted(sums, target)), len(values) - 1)])
+        least_G[g] = least = max(least, np.float32(one.least))
+        mass *= work[g] >= least
+        mass.reshape(-1, BLOCK).sum(axis=1, out=mass_GN[g])
+    return torch.from_numpy(least_G), torch.from_numpy(mass_GN).double()
 
 
 def _gumbel(key: Tensor, number: Tensor) -> Tensor:
