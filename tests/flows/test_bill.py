@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,65 +12,16 @@ import pytest
 from cerulea.core.clock import FakeClock
 from cerulea.core.errors import CapReached, FundTooLow, Invalid, KeyReused, NotFound
 from cerulea.core.money import nanos
-from cerulea.core.settings import Settings
 from cerulea.core.values import Usage
-from cerulea.flows.bill import LEASE_MS, Bill, open_bill, open_now
+from cerulea.flows.bill import LEASE_MS, open_bill
 from cerulea.flows.conduct import BOOKS_S, Conductor
-from cerulea.flows.platform import Platform, open_platform
+from cerulea.flows.platform import Platform
 from cerulea.flows.usage import usage_of
 from cerulea.flows.work import Desk
 from cerulea.ledger.audit import audit
 from cerulea.people import Caller
-from cerulea.store.database import Database
 
-PROMPT, WRITTEN = 100, 400  # nano-units for one token, as the house's price list says
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def platform(database: Database, clock: FakeClock, tmp_path: Path) -> Iterator[Platform]:
-    """Team `text` with a fund `lab` of its own, out of which it has drawn nothing yet."""
-    url = database.engine.url.render_as_string(hide_password=False)
-    with open_platform(Settings(home=tmp_path / "home", database_url=url), clock) as opened:
-        opened.ledger.create_fund("lab")
-        opened.people.create_team("text", fund="lab", actor="owner")
-        opened.ledger.open_purse("lab", "text")
-        opened.people.create_person("ada", team="text", role="developer", actor="owner")
-        opened.ledger.grant("lab", nanos("1000"), key="grant", actor="owner")
-        yield opened
-
-
-@pytest.fixture
-def ada(platform: Platform) -> Caller:
-    text, _ = platform.people.create_key("ada", team="text", name="test", actor="owner")
-    return platform.people.authenticate(text)
-
-
-def give(platform: Platform, amount: int) -> None:
-    platform.ledger.draw("lab", "text", amount, key=f"draw-{random.random()}", actor="owner")
-
-
-def opened(platform: Platform, caller: Caller, **more: Any) -> Bill:
-    asked = {"request_id": "r1", "model": "brook@3", "endpoint": "completions", "prompt_tokens": 10, "choices": 1}
-    return open_now(platform, caller, **{**asked, "first_tokens": 64, "most_tokens": 1000, **more})
-
-
-def used(prompt: int, written: int) -> Usage:
-    return Usage(prompt_tokens=prompt, completion_tokens=written)
-
-
-def settled(platform: Platform) -> int:
-    """What the ledger was paid for inference."""
-    with platform.database.read() as tx:
-        found = tx.value(
-            "SELECT SUM(t.amount) FROM transfer t JOIN account c ON c.id = t.credit "
-            "WHERE t.kind = 'post' AND c.code = 'platform:inference'"
-        )
-    return int(found or 0)
+from .bills import PROMPT, WRITTEN, give, opened, settled, used
 
 
 def test_a_request_pays_its_prompt_and_what_it_wrote(platform: Platform, ada: Caller):
@@ -354,8 +303,9 @@ def test_who_is_cancelled_leaves_nothing_held_and_what_is_settled_is_settled(pla
         ] * 2
         gate.set()
         await busy
-        while platform.ledger.holds("lab") or settled(platform) == 0:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(20):
+            while platform.ledger.holds("lab") or settled(platform) == 0:
+                await asyncio.sleep(0.001)
 
     with ThreadPoolExecutor(1) as pool:
         asyncio.run(story(pool))
