@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cerulea import __version__
-from cerulea.api import funds, jobs, live, models, operate, people, work
+from cerulea.api import funds, jobs, live, models, operate, people, usage, work
 from cerulea.api.asking import Needs
 from cerulea.api.meter import Meter
 from cerulea.api.problems import MEDIA, Problem, respond
@@ -32,7 +32,7 @@ from cerulea.people import Caller
 
 BODY_BYTES = 1 << 20
 WORK_BODY_BYTES = 32 << 20  # a worker's batch of metrics or log lines
-ROUTERS = (jobs, live, funds, people, models, operate, work)
+ROUTERS = (jobs, live, funds, usage, people, models, operate, work)
 PROBLEMS = (400, 401, 402, 403, 404, 409, 413, 422, 503)
 
 log = logging.getLogger("cerulea.api")

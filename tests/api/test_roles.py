@@ -42,6 +42,8 @@ ROUTES = {
     "PUT /api/caps": "fund:write",
     "GET /api/prices": "fund:read",
     "GET /api/books/audit": "audit:read",
+    "GET /api/usage": "fund:read",
+    "GET /api/usage/requests/{request_id}": "fund:read",
     "GET /api/me": "known",
     "GET /api/teams": "people:read",
     "POST /api/teams": "people:write",
@@ -52,6 +54,7 @@ ROUTES = {
     "POST /api/persons": "people:write",
     "GET /api/keys": "people:read",
     "POST /api/keys": "people:write",
+    "POST /api/keys/{prefix}/limits": "people:write",
     "DELETE /api/keys/{prefix}": "people:write",
     "GET /api/models": "models:read",
     "GET /api/models/{label}": "models:read",
@@ -75,7 +78,7 @@ ROUTES = {
 }
 # So that what may be called is refused for what it names and not for how it is written.
 NAMES = {"job": "job-none", "fund": "none", "request": "draw-none", "team": "none", "person": "nobody"}
-NAMES |= {"prefix": "aaaaaaaa", "label": "none", "model": "none", "alias": "none"}
+NAMES |= {"prefix": "aaaaaaaa", "label": "none", "model": "none", "alias": "none", "request_id": "r"}
 
 
 def call(ask: Asker, route: str) -> int:
