@@ -1,9 +1,10 @@
 """The HTTP API: which routes there are, and how errors leave it. Everything a person can do is here.
 
 In:      an open platform; a caller to trust without a key, for the embedded platform alone.
-Out:     an ASGI application: /api/..., /healthz, /readyz, /metrics, /openapi.json.
-Kept:    every route under /api declares its scope, or the application does not start. Every refusal and failure leaves
-         as a problem (RFC 9457), here and nowhere else. A body beyond its limit is not read to the end.
+Out:     an ASGI application: /api/..., /v1/... (OpenAI's), /healthz, /readyz, /metrics, /openapi.json.
+Kept:    every route under /api and /v1 declares its scope, or the application does not start. Every refusal and failure
+         leaves as a problem (RFC 9457), or in OpenAI's shape where its clients ask, here and nowhere else. A body
+         beyond its limit is not read to the end.
 Not here: logic (`flows`), the wire format (`schema`), who may what (`people.roles`).
 """
 
@@ -21,36 +22,43 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cerulea import __version__
-from cerulea.api import funds, jobs, live, models, operate, people, usage, work
+from cerulea.api import funds, jobs, live, models, openai, openai_chat, openai_errors, operate, people, usage, work
 from cerulea.api.asking import Needs
 from cerulea.api.meter import Meter
 from cerulea.api.problems import MEDIA, Problem, respond
+from cerulea.core.clock import new_id
 from cerulea.core.errors import CeruleaError, FileTrouble, Invalid, NotFound, Unreachable
 from cerulea.flows.platform import Platform
+from cerulea.flows.serving import Gateway
 from cerulea.flows.work import Desk
 from cerulea.people import Caller
 
 BODY_BYTES = 1 << 20
 WORK_BODY_BYTES = 32 << 20  # a worker's batch of metrics or log lines
-ROUTERS = (jobs, live, funds, usage, people, models, operate, work)
+MODEL_BODY_BYTES = 8 << 20  # a batch of prompts, a long conversation
+ROUTERS = (jobs, live, funds, usage, people, models, openai, openai_chat, operate, work)
+OPEN = ("/healthz", "/readyz", "/metrics")
 PROBLEMS = (400, 401, 402, 403, 404, 409, 413, 422, 503)
 
 log = logging.getLogger("cerulea.api")
 
 
-def create_app(platform: Platform, *, trusted: Caller | None = None) -> FastAPI:
+def create_app(platform: Platform, *, trusted: Caller | None = None, gateway: Gateway | None = None) -> FastAPI:
     """The application for an open platform.
 
     Args:
         trusted: who asks where there is no key; only for a transport that nobody else can reach.
+        gateway: what models are asked through; without it there are none.
     """
     app = FastAPI(title="Cerulea", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.platform, app.state.trusted = platform, trusted
     app.state.meter, app.state.desk = Meter(platform), Desk(platform)
+    app.state.gateway = gateway or Gateway(platform=platform)
     for part in ROUTERS:
         app.include_router(part.router)
     _check_scopes(app)
     app.add_exception_handler(CeruleaError, _refused)
+    app.add_exception_handler(openai_errors.About, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _unrouted)
     app.add_exception_handler(SQLAlchemyError, _database)
@@ -78,50 +86,65 @@ def routes_of(app: FastAPI) -> list[APIRoute]:
 
 def _check_scopes(app: FastAPI) -> None:
     """Deny by default: what declares no scope is a mistake of ours, and nothing is served."""
-    open_ones = [r.path for r in routes_of(app) if r.path.startswith("/api") and needs_of(r) is None]
+    open_ones = [r.path for r in routes_of(app) if r.path not in OPEN and needs_of(r) is None]
     assert not open_ones, f"no scope: {open_ones}"
 
 
 # -- errors ------------------------------------------------------------------------------------------
 
 
+def _answer(request: Request, error: Any, status: int | None = None, headers: dict[str, str] | None = None) -> Response:
+    """The error in the language of whoever asked."""
+    if openai_errors.speaks_openai(request.url.path):
+        return openai_errors.respond(error, status, headers)
+    return respond(error, status, headers)
+
+
 async def _refused(request: Request, error: Any) -> Response:
-    return respond(error)
+    return _answer(request, error)
 
 
 async def _malformed(request: Request, error: Any) -> Response:
     """What is wrong with a request, field by field."""
+    if openai_errors.speaks_openai(request.url.path):
+        return openai_errors.malformed(error.errors())
     found = []
     for one in error.errors()[:5]:
         place = ".".join(str(part) for part in one["loc"] if part != "body")[:100]
         found.append(f"{place or 'the body'}: {one['msg']}")
-    return respond(Invalid("; ".join(found)[:600] + ".", fix="See /openapi.json for what this route takes."), 422)
+    return _answer(
+        request, Invalid("; ".join(found)[:600] + ".", fix="See /openapi.json for what this route takes."), 422
+    )
 
 
 async def _unrouted(request: Request, error: Any) -> Response:
     """What the router itself refuses: no such path, no such method, a body that is no JSON."""
     path = request.url.path[:200]
     if error.status_code == 404:
-        return respond(NotFound(f"There is no {path} here.", fix="/openapi.json lists what there is."))
+        return _answer(request, NotFound(f"There is no {path} here.", fix="/openapi.json lists what there is."))
     if error.status_code == 405:
         text = f"{path} does not take {request.method}."
         takes = {m for r in routes_of(request.app) if r.path_regex.match(request.url.path) for m in r.methods or ()}
         allow = {"Allow": ", ".join(sorted(takes))}
-        return respond(Invalid(text, fix=f"It takes {allow['Allow']}."), 405, allow)
-    return respond(Invalid(f"{error.detail}.", fix="Send JSON as /openapi.json describes it."), error.status_code)
+        return _answer(request, Invalid(text, fix=f"It takes {allow['Allow']}."), 405, allow)
+    return _answer(
+        request, Invalid(f"{error.detail}.", fix="Send JSON as /openapi.json describes it."), error.status_code
+    )
 
 
 async def _database(request: Request, error: Any) -> Response:
     log.error("%s %s", request.method, request.url.path, exc_info=error)
     what = str(getattr(error, "orig", error)).strip().splitlines() or ["no answer"]
     if isinstance(error, OperationalError) and "disk" not in what[0]:
-        return respond(Unreachable(f"The database does not answer: {what[0][:200]}.", fix="Try again in a moment."))
-    return respond(FileTrouble(f"The database refused: {what[0][:200]}.", fix="Look at the server's log."))
+        return _answer(
+            request, Unreachable(f"The database does not answer: {what[0][:200]}.", fix="Try again in a moment.")
+        )
+    return _answer(request, FileTrouble(f"The database refused: {what[0][:200]}.", fix="Look at the server's log."))
 
 
 async def _broken(request: Request, error: Any) -> Response:
     """A bug of ours; the traceback is in the server's log."""
-    return respond(CeruleaError("Something here is broken; it was noted.", fix="Please report it."))
+    return _answer(request, CeruleaError("Something here is broken; it was noted.", fix="Please report it."))
 
 
 class Gate:
@@ -134,7 +157,9 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        most = WORK_BODY_BYTES if scope["path"].startswith("/api/work/") else BODY_BYTES
+        path: str = scope["path"]
+        models = openai_errors.speaks_openai(path)
+        most = WORK_BODY_BYTES if path.startswith("/api/work/") else MODEL_BODY_BYTES if models else BODY_BYTES
         began, status, taken = self.meter.begin(), 500, 0
 
         async def counted() -> Message:
@@ -149,13 +174,16 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if models and not any(name == b"x-request-id" for name, _ in message["headers"]):
+                    message["headers"] = [*message["headers"], (b"x-request-id", new_id("req").encode())]
             await send(message)
 
         try:
             length = dict(scope["headers"]).get(b"content-length", b"0")
             if length.isdigit() and int(length[:20]) > most:
                 text = f"The body has {length[:20].decode()} bytes; the most is {most:,}."
-                await respond(Invalid(text, fix="Send less at once."), 413)(scope, receive, answered)
+                refuse = openai_errors.respond if models else respond
+                await refuse(Invalid(text, fix="Send less at once."), 413)(scope, receive, answered)
             else:
                 await self.app(scope, counted, answered)
         finally:
@@ -177,6 +205,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     }
     schema = Problem.model_json_schema()
     parts.setdefault("schemas", {})["Problem"] = schema
+    parts["schemas"] |= openai_errors.schemas()
     for name in ("HTTPValidationError", "ValidationError"):
         parts["schemas"].pop(name, None)
     for route in routes_of(app):
@@ -185,7 +214,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             operation = document["paths"][route.path][method.lower()]
             answers = operation["responses"]
             answers.pop("422", None)
-            for status in PROBLEMS if needs else (503,):
+            if openai_errors.speaks_openai(route.path):
+                answers |= openai_errors.answers()
+            for status in () if openai_errors.speaks_openai(route.path) else PROBLEMS if needs else (503,):
                 answers[str(status)] = {
                     "description": "A problem (RFC 9457)",
                     "content": {MEDIA: {"schema": {"$ref": "#/components/schemas/Problem"}}},

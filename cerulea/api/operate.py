@@ -14,7 +14,7 @@ from cerulea.api.asking import Needs, Opened
 from cerulea.api.problems import respond
 from cerulea.api.schema import FAR, Limit, Moment, Name, Out, Text
 from cerulea.core.clock import iso
-from cerulea.core.errors import CeruleaError, Unreachable
+from cerulea.core.errors import CeruleaError, NotReady, Unreachable
 from cerulea.people import Caller
 from cerulea.store.schema import VERSIONS, version_of
 
@@ -134,8 +134,10 @@ async def healthz() -> Healthy:
 
 
 @router.get("/readyz", response_model=Healthy)
-def readyz(platform: Opened) -> Any:
-    """The database answers and has this version's tables."""
+def readyz(request: Request, platform: Opened) -> Any:
+    """The database answers and has this version's tables, and requests are taken."""
+    if request.app.state.gateway.draining:
+        return respond(NotReady("This server is about to stop.", fix="Ask another one."))
     try:
         found = version_of(platform.database)
     except (CeruleaError, SQLAlchemyError):

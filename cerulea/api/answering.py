@@ -1,0 +1,186 @@
+"""How a request to a model is answered: plainly, once for each key, or as a stream.
+
+In:      what begins a completion, and what tells its texts in OpenAI's words.
+Out:     a Response; `x-request-id` names the completion for DELETE /v1/requests/{id} and GET /v1/usage/{id}.
+Kept:    who hangs up during a plain call stops it too, unless it has an Idempotency-Key: then it runs on, for whoever
+         comes again with the key.
+Not here: OpenAI's objects (`openai`, `openai_chat`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from fastapi import Depends, Header, Request, Response
+
+from cerulea.api.asking import Needs
+from cerulea.api.openai_answers import usage_of
+from cerulea.api.openai_errors import About, body_of
+from cerulea.api.openai_schema import Sampling
+from cerulea.api.sse import DONE, EventStream, hung_up
+from cerulea.core.errors import Invalid
+from cerulea.flows.ask import Piece, Text
+from cerulea.flows.attach import Kept, attach
+from cerulea.flows.complete import Completion, collect
+from cerulea.flows.once import LONGEST_KEY
+from cerulea.flows.serving import Gateway
+from cerulea.people import Caller
+
+T = TypeVar("T")
+CLIENT_CLOSED = 499  # nobody reads it; it is for the log
+
+Uses = Annotated[Caller, Depends(Needs("models:read"))]
+
+
+class Begun(NamedTuple):
+    """A completion that runs, and how its answer is written."""
+
+    completion: Completion
+    tell: Callable[[list[Text]], dict[str, Any]]
+
+
+Begin = Callable[[], Awaitable[Begun]]
+
+
+async def gateway_of(request: Request) -> Gateway:
+    """What this application asks models through."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+Through = Annotated[Gateway, Depends(gateway_of)]
+
+
+class Once:
+    """The key of a call that is done once, and what tells equal calls."""
+
+    def __init__(self, request: Request, key: str | None, body: bytes) -> None:
+        self.request, self.key, self.body = request, key, body
+
+    def refuse_stream(self, body: Sampling) -> None:
+        """A stream cannot be given twice."""
+        if body.stream and self.key is not None:
+            raise About(
+                Invalid(
+                    "An Idempotency-Key is for calls that are not streamed.",
+                    why="A stream is not kept, so that a repeat would be charged again.",
+                    fix="Leave the key out, or set stream to false.",
+                ),
+                "stream",
+            )
+
+    def fingerprint(self) -> str:
+        """Equal for equal requests."""
+        values = json.dumps(json.loads(self.body), sort_keys=True)
+        return hashlib.sha256(f"{self.request.url.path}\n{values}".encode("utf-8", "replace")).hexdigest()
+
+
+async def _once(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            max_length=LONGEST_KEY,
+            pattern=r"^[!-~]+$",
+            description="A repeat with the same key waits for the first answer, or gets it again, and is not charged.",
+        ),
+    ] = None,
+) -> Once:
+    return Once(request, idempotency_key, await request.body())
+
+
+AtMostOnce = Annotated[Once, Depends(_once)]
+
+
+async def answer_plainly(once: Once, caller: Caller, gateway: Gateway, begin: Begin) -> Response:
+    """The whole answer, when it is there."""
+    request = once.request
+    if once.key is None:
+        begun = await begin()
+        try:
+            texts = await _unless_hung_up(request, collect(begun.completion))
+        finally:
+            begun.completion.abort()  # changes nothing where it has ended
+            await begun.completion.ended()
+        if texts is None:
+            return Response(status_code=CLIENT_CLOSED)
+        return _respond(Kept(begun.completion.id, compact(begun.tell(texts))))
+
+    async def work() -> Kept:
+        begun = await begin()
+        texts = await collect(begun.completion)
+        return Kept(begun.completion.id, compact(begun.tell(texts)))
+
+    scope = f"{caller.person}@{caller.team} {request.method} {request.url.path}"
+    kept = await _unless_hung_up(request, attach(gateway, scope, once.key, once.fingerprint(), work))
+    return Response(status_code=CLIENT_CLOSED) if kept is None else _respond(kept)
+
+
+def answer_streamed(
+    body: Sampling,
+    completion: Completion,
+    head: dict[str, Any],
+    chunks: Callable[[Piece], Iterable[dict[str, Any]]],
+    opening: Iterable[dict[str, Any]] = (),
+) -> Response:
+    """Events as the text comes, and `[DONE]`.
+
+    Args:
+        head: what all chunks share.
+        chunks: the choices that a piece is told as, each in a chunk of its own.
+        opening: choices that are told before there is any text.
+    """
+    with_usage = bool(body.stream_options and body.stream_options.include_usage)
+    shared = {**head, "usage": None} if with_usage else head
+    return EventStream(completion, _events(completion, shared, chunks, opening, with_usage))
+
+
+async def _events(
+    completion: Completion,
+    head: dict[str, Any],
+    chunks: Callable[[Piece], Iterable[dict[str, Any]]],
+    opening: Iterable[dict[str, Any]],
+    with_usage: bool,
+) -> AsyncIterator[str]:
+    def written(choices: Iterable[dict[str, Any]]) -> str:
+        return "".join(f"data: {compact({**head, 'choices': [choice]})}\n\n" for choice in choices)
+
+    if first := written(opening):
+        yield first
+    async for batch in completion.pieces():
+        if text := "".join(written(chunks(piece)) for piece in batch):
+            yield text
+    if completion.error is not None:
+        yield f"data: {compact(body_of(completion.error))}\n\n"
+        return
+    if with_usage:
+        yield f"data: {compact({**head, 'choices': [], 'usage': usage_of(completion)})}\n\n"
+    yield DONE
+
+
+def compact(value: Any) -> str:
+    """JSON in one line."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+async def _unless_hung_up(request: Request, work: Awaitable[T]) -> T | None:
+    """What the work gives, or None when the client went before."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.create_task(hung_up(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait({working, leaving})
+
+
+def _respond(kept: Kept) -> Response:
+    headers = {"x-request-id": kept.id, **({"Idempotency-Replayed": "true"} if kept.repeated else {})}
+    return Response(kept.body, media_type="application/json", headers=headers)

@@ -1,0 +1,219 @@
+"""OpenAI's chat over our models: a conversation is written as its model's template writes it, and gone on with.
+
+Kept:    the text of a stream, joined, is the plain answer's. Where tools may be called, a stream gives what was written
+         at its end, when it is known what of it is a call.
+Not here: templates (`text.chat`), what a call looks like (`flows.calls`), what is shared with completions (`openai`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from cerulea.api import openai_answers as out
+from cerulea.api.answering import AtMostOnce, Begun, Through, Uses, answer_plainly, answer_streamed
+from cerulea.api.openai import EVENTS, detail_of, head_of, open_model, sampling_of, stops_of, with_logprobs
+from cerulea.api.openai_errors import About, about
+from cerulea.api.openai_schema import ChatIn, Message, NamedTool
+from cerulea.core.errors import Invalid
+from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
+from cerulea.flows.calls import Call, call_grammar, read_calls
+from cerulea.flows.complete import Completion, begin
+from cerulea.flows.prompts import encode
+from cerulea.flows.serving import Gateway, Served
+from cerulea.people import Caller
+from cerulea.text.token_text import spelling_of
+
+router = APIRouter(tags=["openai"])
+# What ends a turn in the families that are known; a template may name others (`stop_tokens`).
+TURN_ENDS = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>")
+
+
+@router.post("/v1/chat/completions", response_model=out.ChatOut, responses=EVENTS)
+async def create_chat_completion(body: ChatIn, caller: Uses, gateway: Through, once: AtMostOnce) -> Response:
+    """What the model says next."""
+    once.refuse_stream(body)
+    _check(body)
+    if body.stream:
+        completion = await _begin(body, caller, gateway)
+        chunks = _Chunks(body, completion.served)
+        head = head_of(completion, "chat.completion.chunk")
+        return answer_streamed(body, completion, head, chunks.of, chunks.opening(body.n or 1))
+
+    async def begun() -> Begun:
+        completion = await _begin(body, caller, gateway)
+
+        def tell(texts: list[Text]) -> dict[str, Any]:
+            return {
+                **head_of(completion, "chat.completion"),
+                "choices": [_choice(body, completion.served, text) for text in texts],
+                "usage": out.usage_of(completion),
+            }
+
+        return Begun(completion, tell)
+
+    return await answer_plainly(once, caller, gateway, begun)
+
+
+async def _begin(body: ChatIn, caller: Caller, gateway: Gateway) -> Completion:
+    served = await open_model(gateway, caller, body.model)
+    text, ends = _write(served, body)
+    (ids,) = await encode(served, [text])
+    most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    sampling = sampling_of(served, body, served.context if most is None else most, ends)
+    if _is_forced(body):
+        with about("tool_choice"):
+            named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else ""
+            grammar = call_grammar(_plain(body.tools), named)
+        sampling = dataclasses.replace(sampling, grammar=grammar)
+    with about("messages"):
+        ask = Ask(
+            id=f"chatcmpl-{secrets.token_hex(12)}",
+            endpoint="chat/completions",
+            prompts=(Prompt(ids=tuple(ids) or (served.tokenizer.begin_of_text,), text=text),),
+            sampling=with_logprobs(sampling, (body.top_logprobs or 0) if body.logprobs else -1, echo=False),
+            fill=most is None,
+            best_of=body.n or 1,
+            stops=stops_of(body),
+            strict=bool(body.strict),
+            share_prefix=body.share_prefix is not False,
+        )
+        return await begin(gateway, caller, served, ask)
+
+
+def _check(body: ChatIn) -> None:
+    """What contradicts itself."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise About(Invalid("top_logprobs needs logprobs.", fix="Set logprobs to true."), "top_logprobs")
+    if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
+        raise About(
+            Invalid("max_tokens and max_completion_tokens differ.", fix="Use max_completion_tokens alone."),
+            "max_tokens",
+        )
+    if _is_forced(body) and not body.tools:
+        raise About(Invalid("tool_choice needs tools.", fix="Give tools, or leave tool_choice out."), "tool_choice")
+    if _is_forced(body) and body.response_format and body.response_format.type != "text":
+        raise About(
+            Invalid("A forced call has its own form.", fix="Leave response_format or tool_choice out."),
+            "response_format",
+        )
+
+
+def _is_forced(body: ChatIn) -> bool:
+    return body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool)
+
+
+def _offers(body: ChatIn) -> bool:
+    """Whether the model may call something."""
+    return bool(body.tools) and body.tool_choice != "none"
+
+
+def _write(served: Served, body: ChatIn) -> tuple[str, tuple[int, ...]]:
+    """The conversation as the model reads it, and the ids that end a turn of it."""
+    template, specials = served.template, served.tokenizer.specials
+    if template is None:
+        raise About(
+            Invalid(
+                f"{served.label} has no chat template.",
+                why="It was trained on texts and not on conversations.",
+                fix="Use /v1/completions, or a model that has one.",
+            ),
+            "model",
+        )
+    with about("messages"):
+        messages = [_turn(message) for message in body.messages]
+        text = template.render(messages, _plain(body.tools) if _offers(body) else None, add_generation_prompt=True)
+    ends = (*getattr(template, "stop_tokens", ()), *TURN_ENDS)
+    return text, tuple(specials[name] for name in ends if name in specials)
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as templates know it: text in one piece, and no role that only OpenAI has."""
+    turn = message.model_dump(exclude_none=True)
+    if isinstance(message.content, list):
+        turn["content"] = "".join(part.text for part in message.content)
+    turn.setdefault("content", "")
+    turn.pop("refusal", None)
+    if message.role == "developer":
+        turn["role"] = "system"
+    return turn
+
+
+def _plain(tools: Any) -> list[dict[str, Any]]:
+    return [tool.model_dump(exclude_none=True) for tool in tools or ()]
+
+
+# -- answers -----------------------------------------------------------------------------------------
+
+
+def _choice(body: ChatIn, served: Served, text: Text) -> dict[str, Any]:
+    content, calls = read_calls(text.text, forced=_is_forced(body)) if _offers(body) else (text.text, [])
+    message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else ""), "refusal": None}
+    if calls:
+        message["tool_calls"] = [_called(call) for call in calls]
+    return {
+        "index": text.index,
+        "message": message,
+        "logprobs": _logprobs(body, served, text.told),
+        "finish_reason": _finish(body, text.finish, calls),
+        **detail_of(text.detail),
+    }
+
+
+class _Chunks:
+    """What each piece is told as."""
+
+    def __init__(self, body: ChatIn, served: Served) -> None:
+        self.body, self.served = body, served
+        self.held: dict[int, str] | None = {} if _offers(body) else None  # by choice, where it may become a call
+
+    def opening(self, n: int) -> Iterator[dict[str, Any]]:
+        """Who speaks, before anything is said."""
+        for index in range(n):
+            yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
+
+    def of(self, piece: Piece) -> Iterator[dict[str, Any]]:
+        """The text; with the last piece, why it ended."""
+        text, calls = piece.text, list[Call]()
+        if self.held is not None:
+            self.held[piece.index] = self.held.get(piece.index, "") + text
+            text = ""
+            if piece.finish:
+                text, calls = read_calls(self.held.pop(piece.index), forced=_is_forced(self.body))
+        if text or piece.told:
+            told = _logprobs(self.body, self.served, piece.told)
+            yield self._chunk(piece.index, {"content": text} if text else {}, logprobs=told)
+        for position, call in enumerate(calls):
+            yield self._chunk(piece.index, {"tool_calls": [{"index": position, **_called(call)}]})
+        if piece.finish:
+            finish = _finish(self.body, piece.finish, calls)
+            yield {**self._chunk(piece.index, {}, finish=finish), **detail_of(piece.detail)}
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], *, finish: str | None = None, logprobs: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _logprobs(body: ChatIn, served: Served, told: Any) -> dict[str, Any] | None:
+    entries: list[Told] = list(told)
+    if not body.logprobs:
+        return None
+    return out.chat_logprobs_of(entries, spelling_of(served.tokenizer), body.top_logprobs or 0)
+
+
+def _finish(body: ChatIn, finish: str, calls: list[Call]) -> str:
+    """Where the caller named the one tool to call, OpenAI says `stop`."""
+    return "tool_calls" if calls and not isinstance(body.tool_choice, NamedTool) else finish
+
+
+def _called(call: Call) -> dict[str, Any]:
+    return {
+        "id": f"call_{secrets.token_hex(12)}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }

@@ -1,0 +1,412 @@
+"""From a prompt to text and a bill: the story of one request to a model.
+
+In:      prompts as token ids, how to continue them, who asks.
+Out:     Pieces of text as they come, one stream or one answer of the same pieces; usage, settled.
+Order:   room in the context, exact prompt tokens, the bill's first lease, the engine. The lease is extended while the
+         text flows and never makes it wait; where money ends, the text ends with `length` and says why.
+Kept:    whatever happens (an end, a stop string, a hang-up, a failure), every sequence is stopped, what the engine
+         counted is settled once, and no token is written that is not paid for. Text of a stream, joined, is the text
+         of a plain answer, since both are these pieces.
+Not here: HTTP and OpenAI's names (`api.openai`), what a token costs (`flows.bill`), which step runs what (`serve`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from cerulea.core.errors import CeruleaError, EngineFailed, HoldClosed, Invalid, PromptTooLong
+from cerulea.core.values import Usage
+from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
+from cerulea.flows.serving import Bill, Flow, Gateway, Served, Texts, text_stream
+from cerulea.people import Caller
+from cerulea.serve.request import Delta, Request, TokenLogprob
+from cerulea.text.token_text import Offsets, spelling_of
+
+LEASE = 64  # completion tokens of one sequence that are paid for at a time
+LOW = 32  # with so many left, the next lease is asked for
+MOST_SEQUENCES = 4096  # of one request
+RENEW_S = 30.0  # how often a bill is told that its request still runs
+LAST_WORD_S = 10.0  # how long an engine may take to say what an aborted sequence used
+
+log = logging.getLogger("cerulea.serving")
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One text that is being written."""
+
+    index: int
+    prompt: Prompt
+    flow: Flow
+    stream: Texts
+    most: int  # tokens
+    leased: int
+    offsets: Offsets
+    echo: str | None  # the prompt, until it was given
+    written: int = 0  # tokens
+    shown: int = 0  # characters given, and those before them
+    told: list[Told] = field(default_factory=list)  # of text that is still held back
+    usage: Usage | None = None
+    cached: int = 0
+    over: bool = False  # the engine is done with it
+    ended: bool = False  # its last piece was given
+
+    @property
+    def wants(self) -> int:
+        """Tokens to lease next; none where enough are leased."""
+        return 0 if self.over or self.leased - self.written > LOW else min(LEASE, self.most - self.leased)
+
+
+class Completion:
+    """One request that runs. It goes on until every sequence has ended, whoever looks at it."""
+
+    def __init__(self, gateway: Gateway, caller: Caller, served: Served, ask: Ask, bill: Bill) -> None:
+        self.gateway, self.caller, self.served, self.ask, self.bill = gateway, caller, served, ask, bill
+        self.id = ask.id
+        self.created = gateway.platform.clock.now() // 1000
+        self.prompt_tokens = sum(len(prompt.ids) for prompt in ask.prompts)
+        self.error: CeruleaError | None = None
+        self.cached_tokens = 0
+        self.sequences: list[_Sequence] = []
+        self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+        self._aborted = self._broke = False
+        self._deadline: asyncio.Timeout | None = None
+        self._lender: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What the engine counted so far; a prompt counts once, however many texts continue it."""
+        best_of, read, written, device = self.ask.best_of, 0, 0, 0
+        for first in range(0, len(self.sequences), best_of):
+            group = self.sequences[first : first + best_of]
+            read += max(one.usage.prompt_tokens if one.usage else 0 for one in group)
+            written += sum(one.usage.completion_tokens if one.usage else one.written for one in group)
+            device += sum(one.usage.device_ms for one in group if one.usage)
+        return Usage(prompt_tokens=read, completion_tokens=written, device_ms=device)
+
+    def abort(self) -> None:
+        """Stop every sequence; what was written until then is settled."""
+        running = [one for one in self.sequences if not one.over]
+        if not running or self._aborted:
+            return
+        self._aborted = True
+        for one in running:
+            one.flow.abort()
+        if self._deadline is not None:
+            self._deadline.reschedule(asyncio.get_running_loop().time() + LAST_WORD_S)
+
+    async def pieces(self) -> AsyncIterator[list[Piece]]:
+        """What has come since the last look, until everything has. Look from one place only."""
+        while (piece := await self._pieces.get()) is not None:
+            batch = [piece]
+            while not self._pieces.empty() and (piece := self._pieces.get_nowait()) is not None:
+                batch.append(piece)
+            yield batch
+            if piece is None:
+                return
+
+    async def ended(self) -> None:
+        """Return when it is over and settled; leaving early ends nothing."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def start(self, sequences: Sequence[_Sequence]) -> None:
+        """Follow these, in a task of its own."""
+        self.sequences = list(sequences)
+        self.gateway.running[self.id] = self
+        self._task = asyncio.create_task(self._run(), name=self.id)
+
+    async def _run(self) -> None:
+        renewing = asyncio.create_task(self._renew())
+        try:
+            async with asyncio.timeout(None) as self._deadline:
+                if len(self.sequences) == 1:
+                    await self._follow(self.sequences[0])
+                else:
+                    await asyncio.gather(*map(self._follow, self.sequences))
+                self._deadline = None
+        except TimeoutError:
+            log.error("%s: the engine did not say within %g s what was used", self.id, LAST_WORD_S)
+        finally:
+            renewing.cancel()
+            await self._settle()
+            self.gateway.running.pop(self.id, None)
+            self._pieces.put_nowait(None)
+
+    async def _renew(self) -> None:
+        """Keep the hold: a request may wait long for its turn, or write long without a new lease."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            if not await self.bill.renew():
+                self._fail(HoldClosed(f"The hold of {self.id} was over before the request was."))
+                return
+
+    async def _settle(self) -> None:
+        if self._lender is not None:
+            await asyncio.wait([self._lender])
+        groups = range(0, len(self.sequences), self.ask.best_of)
+        # Others of one prompt find what the first one left in the cache, so that the least is what was there before.
+        self.cached_tokens = sum(min(one.cached for one in self.sequences[i : i + self.ask.best_of]) for i in groups)
+        finish = "error" if self.error else "abort" if self._aborted else "end"
+        try:
+            await self.bill.settle(self.usage, cached_tokens=self.cached_tokens, finish=finish)
+        except CeruleaError as error:
+            log.error("%s: not settled: %s", self.id, error)
+            self.error = self.error or error
+
+    # -- one sequence --------------------------------------------------------------------------------
+
+    async def _follow(self, one: _Sequence) -> None:
+        try:
+            async for delta in one.flow:
+                self._take(one, delta)
+                if delta.finish:
+                    break
+            else:
+                raise EngineFailed(f"The engine of {self.served.label} ended without a last word.")
+        except CeruleaError as error:
+            self._fail(error)
+        except Exception as error:
+            log.exception("%s", self.id)
+            self._fail(EngineFailed(f"The engine of {self.served.label} failed: {type(error).__name__}."))
+        finally:
+            one.over = True
+
+    def _fail(self, error: CeruleaError) -> None:
+        """The first failure is the request's; the other sequences are not worth more."""
+        self.error = self.error or error
+        self.abort()
+
+    def _take(self, one: _Sequence, delta: Delta) -> None:
+        one.written += len(delta.tokens)
+        if delta.finish:
+            one.over, one.usage, one.cached = True, delta.usage, delta.cached_tokens
+        if delta.finish == "error":
+            raise EngineFailed(f"The engine of {self.served.label} failed: {delta.detail or 'no reason given'}.")
+        if one.ended:
+            return  # a stop string was found before; what came after it is paid and not shown
+        told: list[Told] = []
+        text = ""
+        if one.echo is not None and (delta.prompt_logprobs or not self._awaits_prompt(one, delta)):
+            text, one.echo = one.echo, None
+            told = self._told_prompt(one, delta.prompt_logprobs)
+            one.shown += len(text)
+            one.offsets.at = one.shown
+        one.told += self._told(one, delta)
+        if delta.tokens:
+            more = one.stream.push(delta.tokens)
+            text, one.shown = text + more, one.shown + len(more)
+        stopped = bool(one.stream.stopped)
+        if delta.finish and not stopped:
+            more = one.stream.end()
+            text, one.shown, stopped = text + more, one.shown + len(more), bool(one.stream.stopped)
+        ends = stopped or bool(delta.finish)
+        due = sum(1 for entry in one.told if entry.offset < one.shown or (ends and not stopped))
+        told, one.told = told + one.told[:due], one.told[due:]
+        finish, detail = self._end_of(one, delta, stopped) if ends else ("", "")
+        if ends:
+            one.ended = True
+            if not delta.finish:
+                one.flow.abort()
+        if ends or text or told:
+            self._pieces.put_nowait(Piece(one.index, text, tuple(told), finish, detail, delta.embedding))
+        if not ends and one.wants > 0 and (self._lender is None or self._lender.done()):
+            self._lender = asyncio.create_task(self._lend())
+
+    def _awaits_prompt(self, one: _Sequence, delta: Delta) -> bool:
+        asked = self.ask.sampling.prompt_logprobs >= 0 and len(one.prompt.ids) > 1
+        return asked and not delta.tokens and not delta.finish
+
+    def _end_of(self, one: _Sequence, delta: Delta, stopped: bool) -> tuple[str, str]:
+        """Why a text ended, in OpenAI's words, and in ours where those do not say it."""
+        if stopped or delta.finish == "stop":
+            return "stop", ""
+        if delta.finish == "abort":
+            return "stop", "aborted"
+        if one.written >= one.most:
+            return "length", ""
+        return "length", "budget" if delta.detail == "lease" else delta.detail
+
+    # -- what is reported of tokens ------------------------------------------------------------------
+
+    def _told(self, one: _Sequence, delta: Delta) -> list[Told]:
+        if not delta.logprobs:
+            return []
+        silent = self.served.tokenizer.specials.values()
+        return [
+            Told(entry.token, entry.logprob, entry.top, one.offsets.next(entry.token, silent=entry.token in silent))
+            for entry in delta.logprobs
+        ]
+
+    def _told_prompt(self, one: _Sequence, found: tuple[TokenLogprob, ...]) -> list[Told]:
+        if self.ask.sampling.prompt_logprobs < 0:
+            return []
+        offsets, ids = spelling_of(self.served.tokenizer).offsets(), one.prompt.ids
+        silent = one.prompt.text == ""  # the token that stands for an empty prompt takes no room in it
+        first = Told(ids[0], None, (), offsets.next(ids[0], silent=silent))
+        return [first, *(Told(entry.token, entry.logprob, entry.top, offsets.next(entry.token)) for entry in found)]
+
+    # -- the lease -----------------------------------------------------------------------------------
+
+    async def _lend(self) -> None:
+        """Lease more for every sequence that runs low: first what ended ones left, then new money."""
+        try:
+            while needy := [one for one in self.sequences if one.wants > 0]:
+                spare = self.bill.leased - sum(one.written if one.over else one.leased for one in self.sequences)
+                missing = sum(one.wants for one in needy) - spare
+                if missing > 0 and not self._broke:
+                    granted = await self.bill.extend(missing)
+                    self._broke = granted == 0
+                    spare += granted
+                for one in needy:
+                    share = min(one.wants, max(0, spare))
+                    spare -= share
+                    one.leased += share
+                    if not one.over:
+                        one.flow.lease(one.leased + (one.leased >= one.most))
+                if self._broke:
+                    return
+        except CeruleaError as error:
+            self._fail(error)
+
+
+# -- the beginning -----------------------------------------------------------------------------------
+
+
+async def begin(gateway: Gateway, caller: Caller, served: Served, ask: Ask) -> Completion:
+    """Let a request run.
+
+    Raises:
+        Invalid: no prompt, ids beyond the vocabulary, too many sequences.
+        PromptTooLong: more tokens than the context holds, with the numbers.
+        FundTooLow, CapReached, RateLimited: see `OpenBill`.
+        QueueFull, NotReady, GrammarInvalid: see `Served.submit`; nothing is charged then.
+    """
+    most = [_room(served, ask, prompt) for prompt in ask.prompts for _ in range(ask.best_of)]
+    if not 0 < len(most) <= MOST_SEQUENCES:
+        raise Invalid(
+            f"{len(most):,} texts are asked for.",
+            why=f"A request has 1 to {MOST_SEQUENCES:,}, all prompts and choices together.",
+        )
+    longest = max(most)
+    bill = await gateway.open_bill(
+        gateway.platform,
+        caller,
+        request_id=ask.id,
+        model=served.label,
+        endpoint=ask.endpoint,
+        prompt_tokens=sum(len(prompt.ids) for prompt in ask.prompts),
+        choices=len(most),
+        first_tokens=longest if ask.strict else min(LEASE, longest),
+        most_tokens=longest,
+        strict=ask.strict,
+    )
+    completion = Completion(gateway, caller, served, ask, bill)
+    made: list[_Sequence] = []
+    try:
+        left = bill.leased
+        for index, tokens in enumerate(most):
+            leased = min(tokens, tokens if ask.strict else LEASE, left)
+            left -= leased
+            made.append(_submit(completion, index, tokens, leased))
+    except BaseException:
+        for one in made:
+            one.flow.abort()
+        # What a step may have read of them meanwhile was no use to anybody.
+        await bill.settle(Usage(), cached_tokens=0, finish="refused")
+        raise
+    completion.start(made)
+    return completion
+
+
+def _submit(completion: Completion, index: int, most: int, leased: int) -> _Sequence:
+    ask, served = completion.ask, completion.served
+    prompt = ask.prompts[index // ask.best_of]
+    spelling = spelling_of(served.tokenizer)
+    echo = None
+    if ask.echo:
+        echo = spelling.text(prompt.ids) if prompt.text is None else prompt.text
+    offsets = spelling.offsets()
+    if not ask.echo and ask.sampling.logprobs >= 0:  # offsets count from the prompt's beginning, shown or not
+        offsets.at = len(spelling.text(prompt.ids) if prompt.text is None else prompt.text)
+    request = Request(
+        id=f"{ask.id}.{index}",
+        team=completion.caller.team,
+        prompt=prompt.ids,
+        sampling=dataclasses.replace(ask.sampling, max_tokens=most, choice=index % ask.best_of),
+        leased=leased + (leased >= most),  # all of them is no limit
+        share_prefix=ask.share_prefix,
+        embed=ask.embed,
+    )
+    return _Sequence(
+        index=index,
+        prompt=prompt,
+        flow=served.submit(request),
+        stream=text_stream(served.tokenizer, ask.stops),
+        most=most,
+        leased=leased,
+        offsets=offsets,
+        echo=echo,
+        shown=offsets.at,
+    )
+
+
+def _room(served: Served, ask: Ask, prompt: Prompt) -> int:
+    """Tokens that may be written after this prompt."""
+    asked, length = ask.sampling.max_tokens, len(prompt.ids)
+    assert length, "read_prompts gives at least one id"
+    room = served.context - length
+    if asked <= room:
+        return asked
+    if ask.fill and room > 0:
+        return room
+    wanted = f" and {asked:,} of completion" if asked and not ask.fill else ""
+    raise PromptTooLong(
+        f"This model's maximum context length is {served.context:,} tokens; "
+        f"{length + (0 if ask.fill else asked):,} were asked for ({length:,} of prompt{wanted}).",
+        fix="Shorten the prompt, or lower max_tokens.",
+    )
+
+
+# -- the whole of it ---------------------------------------------------------------------------------
+
+
+async def collect(completion: Completion) -> list[Text]:
+    """All texts, by index: the pieces of a stream, joined.
+
+    Raises:
+        CeruleaError: what the request failed of.
+    """
+    texts = [Text(one.index) for one in completion.sequences]
+    async for batch in completion.pieces():
+        for piece in batch:
+            whole = texts[piece.index]
+            whole.text += piece.text
+            whole.told += piece.told
+            whole.embedding += piece.embedding
+            whole.finish, whole.detail = piece.finish or whole.finish, piece.detail or whole.detail
+    if completion.error is not None:
+        raise completion.error
+    return texts
+
+
+def best(completion: Completion, texts: list[Text], n: int) -> list[Text]:
+    """The n texts of each prompt whose tokens were likeliest on average, the likeliest first."""
+    best_of = completion.ask.best_of
+    if n == best_of:
+        return texts
+    chosen = []
+    for first in range(0, len(texts), best_of):
+        length = len(completion.sequences[first].prompt.ids) if completion.ask.sampling.prompt_logprobs >= 0 else 0
+        group = sorted(texts[first : first + best_of], key=lambda text: -_mean_logprob(text.told[length:]))
+        chosen += group[:n]
+    return chosen
+
+
+def _mean_logprob(told: list[Told]) -> float:
+    return sum(entry.logprob or 0.0 for entry in told) / len(told) if told else 0.0

@@ -1,0 +1,261 @@
+"""What answering a request takes from others: an engine's running sequence, a loaded model, a host of models, a bill.
+
+Kept:    protocols and plain values; who stands behind them is chosen where the application is made (`Gateway`).
+Not here: the story (`flows.complete`), HTTP (`api`), tensors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cerulea.core.clock import iso
+from cerulea.core.errors import NotFound, NotReady
+from cerulea.core.money import show
+from cerulea.core.values import Usage
+from cerulea.flows.platform import Platform
+from cerulea.people import Caller
+from cerulea.serve.request import Delta, Request
+from cerulea.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from cerulea.flows.complete import Completion
+
+
+class Flow(Protocol):
+    """One running sequence of an engine."""
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        """Ends after the Delta with `finish`."""
+        ...
+
+    def lease(self, tokens: int) -> None:
+        """Raise to this total the tokens that may be written; the same total again says that there are no more."""
+        ...
+
+    def abort(self) -> None:
+        """Stop it; idempotent. The last Delta still comes, with what was used."""
+        ...
+
+
+class ChatTemplate(Protocol):
+    """How a conversation is written for a model."""
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt, special tokens spelled out."""
+        ...
+
+
+class Served(Protocol):
+    """A model that is loaded."""
+
+    @property
+    def label(self) -> str:
+        """`brook@3`."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The one it was trained with."""
+        ...
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """None for a model that knows no conversations."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and text together."""
+        ...
+
+    @property
+    def vocab(self) -> int:
+        """Ids below this one can be read."""
+        ...
+
+    def submit(self, request: Request) -> Flow:
+        """Let it run.
+
+        Raises:
+            QueueFull, NotReady: not now.
+            GrammarInvalid: its grammar cannot be met.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A model that can be asked for."""
+
+    label: str
+    team: str
+    created_at: int = 0  # milliseconds
+    aliases: tuple[str, ...] = ()
+    context: int = 0  # tokens; 0 where it is not known before it is loaded
+    loaded: bool = False
+
+
+class Host(Protocol):
+    """What runs models."""
+
+    async def open(self, caller: Caller, label: str) -> Served:
+        """The model, loaded on first use.
+
+        Raises:
+            NotFound: none of that name that the caller may see; names the nearest.
+            NotReady: it is being loaded.
+            ModelTooLarge: there is no room for it.
+        """
+        ...
+
+    def models(self, caller: Caller) -> list[Offer]:
+        """What the caller may ask for."""
+        ...
+
+
+class Bill(Protocol):
+    """The money of one HTTP request."""
+
+    @property
+    def leased(self) -> int:
+        """Tokens to be written that are paid for, all choices together."""
+        ...
+
+    async def extend(self, tokens: int) -> int:
+        """How many more were granted; 0 where the money has ended."""
+        ...
+
+    async def renew(self) -> bool:
+        """Say that the request still runs; False where its hold is over."""
+        ...
+
+    async def settle(self, usage: Usage, *, cached_tokens: int, finish: str) -> None:
+        """Charge what was used and give the rest back; once, a repeat does nothing."""
+        ...
+
+
+class OpenBill(Protocol):
+    """`flows.bill.open_bill`."""
+
+    def __call__(
+        self,
+        platform: Platform,
+        caller: Caller,
+        *,
+        request_id: str,
+        model: str,
+        endpoint: str,
+        prompt_tokens: int,
+        choices: int,
+        first_tokens: int,
+        most_tokens: int,
+        strict: bool,
+    ) -> Awaitable[Bill]:
+        """Hold the money of the prompt and of the first tokens, or of as many as there is money for.
+
+        Args:
+            first_tokens, most_tokens: completion tokens of each of the `choices`.
+
+        Raises:
+            FundTooLow, CapReached: money says no.
+            RateLimited: not in this minute.
+        """
+        ...
+
+
+ReadUsage = Callable[[Platform, Caller, str], Awaitable[Mapping[str, Any]]]
+
+
+class Texts(Protocol):
+    """`text.stream.TextStream`: tokens to text as they come, up to a stop string."""
+
+    @property
+    def stopped(self) -> Any:
+        """True once a stop string was found; it and what follows are not given."""
+        ...
+
+    def push(self, ids: Iterable[int]) -> str:
+        """Text that is certain now."""
+        ...
+
+    def end(self) -> str:
+        """What was held back."""
+        ...
+
+
+class NoHost:
+    """Where no models are run."""
+
+    async def open(self, caller: Caller, label: str) -> Served:
+        """Nothing is found."""
+        raise NotFound(f"There is no model {label[:100]!r} here.", why="This server runs no models.")
+
+    def models(self, caller: Caller) -> list[Offer]:
+        """None."""
+        return []
+
+
+async def _open_bill(platform: Platform, caller: Caller, **asked: Any) -> Bill:
+    made: Bill = await importlib.import_module("cerulea.flows.bill").open_bill(platform, caller, **asked)
+    return made
+
+
+async def _read_usage(platform: Platform, caller: Caller, request_id: str) -> Mapping[str, Any]:
+    try:
+        usage = importlib.import_module("cerulea.flows.usage")
+    except ModuleNotFoundError:
+        raise NotFound(f"There is no usage of a request {request_id!r}.") from None
+    found = dataclasses.asdict(await asyncio.to_thread(usage.usage_of, platform, caller, request_id))
+    for name in ("charged", "absorbed"):
+        found[name] = show(found[name])
+    for name in ("begun_at", "ended_at"):
+        found[name] = iso(found[name])
+    return found
+
+
+@dataclass(slots=True, kw_only=True)
+class Gateway:
+    """All that requests to models need, of one process."""
+
+    platform: Platform
+    host: Host = field(default_factory=NoHost)
+    open_bill: OpenBill = _open_bill
+    read_usage: ReadUsage = _read_usage
+    draining: bool = False  # takes no new requests; those that run finish
+    running: dict[str, Completion] = field(default_factory=dict)  # by request id
+    keyed: dict[tuple[str, str], tuple[str, asyncio.Task[Any]]] = field(default_factory=dict)  # see `flows.attach`
+
+    async def open(self, caller: Caller, label: str) -> Served:
+        """A loaded model.
+
+        Raises:
+            NotReady: the server is about to stop; and as `Host.open`.
+        """
+        if self.draining:
+            raise NotReady(
+                "This server is about to stop.", why="Requests that run are finished first.", retry_after_s=5.0
+            )
+        return await self.host.open(caller, label)
+
+    async def idle(self) -> None:
+        """Return when nothing runs: what runs is finished, and settled."""
+        while self.running or self.keyed:
+            tasks = [one.ended() for one in self.running.values()]
+            await asyncio.gather(*tasks, *(task for _, task in self.keyed.values()), return_exceptions=True)
+            await asyncio.sleep(0)
+
+
+def text_stream(tokenizer: Tokenizer, stops: tuple[str, ...]) -> Texts:
+    """A new TextStream."""
+    made: Texts = importlib.import_module("cerulea.text.stream").TextStream(tokenizer, stops)
+    return made
