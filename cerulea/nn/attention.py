@@ -1,15 +1,17 @@
 """Causal self-attention: rotary positions, grouped heads, the key-value cache.
 
 In:      x_BTD, the normalised residual stream.
-Out:     y_BTD, and the new keys and values appended to the cache where one is given.
-Kept:    cached decoding equals the full forward pass; without a cache and a window the fast causal
+Out:     y_BTD, and the new keys and values kept by the memory where one is given.
+Kept:    reading with a memory equals the full forward pass; without a memory and a window the fast causal
          kernel of torch is used, with no mask in memory.
+Not here: memories for many sequences at different positions (`serve.kv`).
 Letters: B rows, T tokens, S keys, D width, H query heads, G key-value heads, K head size.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +29,28 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype), bias)
 
 
+class Memory(Protocol):
+    """Keys and values of tokens that were read before, and where the tokens that are read now stand."""
+
+    def reach(self, tokens: int) -> int:
+        """Tokens of the longest sequence once `tokens` more are read."""
+        ...
+
+    def places(self, tokens: int) -> slice | Tensor:
+        """Positions of the T tokens, the same for every row of the batch."""
+        ...
+
+    def attend(self, layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, window: int) -> Tensor:
+        """Keep the new keys and values of a layer, and return y_BHTK, what the queries see of old and new ones."""
+        ...
+
+    def advance(self, tokens: int) -> None:
+        """All layers have read the tokens."""
+        ...
+
+
 class KVCache:
-    """Keys and values of one batch of sequences that all have the same length.
+    """The memory of one batch of sequences that all have the same length.
 
     Owns k and v as float tensors of (layers, B, G, capacity, K); `length` tokens of them are filled.
     """
@@ -40,12 +62,40 @@ class KVCache:
         self.capacity = capacity
         self.length = 0
 
-    def append(self, layer: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values of one layer and return all of that layer, the new ones last."""
+    def reach(self, tokens: int) -> int:
+        return self.length + tokens
+
+    def places(self, tokens: int) -> slice:
+        return slice(self.length, self.length + tokens)
+
+    def attend(self, layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, window: int) -> Tensor:
         end = self.length + k_BGTK.shape[2]
         self.k[layer, :, :, self.length : end] = k_BGTK
         self.v[layer, :, :, self.length : end] = v_BGTK
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+        return attend(q_BHTK, self.k[layer, :, :, :end], self.v[layer, :, :, :end], self.length, window)
+
+    def advance(self, tokens: int) -> None:
+        self.length += tokens
+
+
+def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, past: int, window: int) -> Tensor:
+    """Causal attention, y_BHTK; the queries stand at `past` and after it, the S = past + T keys at 0 and after it."""
+    heads, T, S = q_BHTK.shape[1], q_BHTK.shape[2], k_BGSK.shape[2]
+    if k_BGSK.shape[1] != heads:
+        # torch's CPU kernel has no grouped heads; expanding keeps the fast causal path everywhere.
+        k_BGSK = k_BGSK.repeat_interleave(heads // k_BGSK.shape[1], dim=1)
+        v_BGSK = v_BGSK.repeat_interleave(heads // v_BGSK.shape[1], dim=1)
+    windowed = 0 < window < S
+    if past == 0 and not windowed:
+        return F.scaled_dot_product_attention(q_BHTK, k_BGSK, v_BGSK, is_causal=True)
+    if T == 1 and not windowed:
+        return F.scaled_dot_product_attention(q_BHTK, k_BGSK, v_BGSK)
+    query = torch.arange(past, past + T, device=q_BHTK.device)[:, None]
+    key = torch.arange(S, device=q_BHTK.device)[None, :]
+    visible_TS = key <= query
+    if windowed:
+        visible_TS &= key > query - window
+    return F.scaled_dot_product_attention(q_BHTK, k_BGSK, v_BGSK, attn_mask=visible_TS)
 
 
 def rope_tables(shape: DecoderShape) -> tuple[Tensor, Tensor]:
@@ -89,7 +139,7 @@ class Attention(nn.Module):
             self.value_gate = Linear(min(GATE_CHANNELS, shape.width), shape.kv_heads, bias=False)
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor] | None, value_BTGK: Tensor | None, cache: KVCache | None
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor] | None, value_BTGK: Tensor | None, memory: Memory | None
     ) -> Tensor:
         """Attend; `value_BTGK` is this layer's value embedding where it has one."""
         shape = self.shape
@@ -112,27 +162,8 @@ class Attention(nn.Module):
             k = F.rms_norm(k, (size,), self.k_norm.to(k.dtype) if weighted else None, shape.norm_eps)
         if not joint and rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
-        past = 0
-        if cache is not None:
-            past = cache.length
-            k, v = cache.append(self.layer, k, v)
-        if groups != heads:
-            # torch's CPU kernel has no grouped heads; expanding keeps the fast causal path everywhere.
-            k = k.repeat_interleave(heads // groups, dim=1)
-            v = v.repeat_interleave(heads // groups, dim=1)
-        y = self._attend(q, k, v, past)
+        if memory is None:
+            y = attend(q, k, v, 0, shape.window)
+        else:
+            y = memory.attend(self.layer, q, k, v, shape.window)
         return self.out(y.transpose(1, 2).reshape(B, T, heads * size))  # type: ignore[no-any-return]
-
-    def _attend(self, q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, past: int) -> Tensor:
-        T, S = q_BHTK.shape[2], k_BHSK.shape[2]
-        windowed = 0 < self.shape.window < S
-        if past == 0 and not windowed:
-            return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, is_causal=True)
-        if T == 1 and not windowed:
-            return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK)
-        query = torch.arange(past, past + T, device=q_BHTK.device)[:, None]
-        key = torch.arange(S, device=q_BHTK.device)[None, :]
-        visible_TS = key <= query
-        if windowed:
-            visible_TS &= key > query - self.shape.window
-        return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, attn_mask=visible_TS)

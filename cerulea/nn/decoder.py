@@ -1,6 +1,6 @@
 """One decoder for every model of the house: exactly GPT-2, Llama- or Qwen-shaped, or the modern preset.
 
-In:      token_BT int64 ids; optionally a KVCache.
+In:      token_BT int64 ids; optionally a Memory of the tokens before them.
 Out:     logits_BTV float32, or losses without the logits (`loss`, `nats`).
 Kept:    parameters are float32; activations have `compute_dtype`; the shape alone decides what is computed.
 Not here: optimizers (`optim`), names of other libraries (`weights`), choosing tokens (`generate`).
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cerulea.core.errors import PromptTooLong
-from cerulea.nn.attention import Attention, KVCache, Linear, rope_tables
+from cerulea.nn.attention import Attention, Linear, Memory, rope_tables
 from cerulea.nn.loss import logits_of, nats, summed_nats
 from cerulea.nn.passes import plain_rms_norm, relu_squared
 from cerulea.nn.shape import DecoderShape
@@ -76,9 +76,9 @@ class Block(nn.Module):
         self.dropout = 0.0
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, value: Tensor | None, cache: KVCache | None
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, value: Tensor | None, memory: Memory | None
     ) -> Tensor:
-        x = x + F.dropout(self.attention(self.attention_norm(x), rope, value, cache), self.dropout, self.training)
+        x = x + F.dropout(self.attention(self.attention_norm(x), rope, value, memory), self.dropout, self.training)
         return x + F.dropout(self.mlp(self.mlp_norm(x)), self.dropout, self.training)
 
 
@@ -116,7 +116,7 @@ class Decoder(nn.Module):
             self.rope_sin: Tensor
             self.register_buffer("rope_cos", cos, persistent=False)
             self.register_buffer("rope_sin", sin, persistent=False)
-        self._stream: Callable[[Tensor, KVCache | None], Tensor] = self._run_blocks
+        self._stream: Callable[[Tensor, Memory | None], Tensor] = self._run_blocks
         initialise(self)
 
     @property
@@ -137,29 +137,28 @@ class Decoder(nn.Module):
         """Compile the training path; names of parameters do not change and other paths stay as they are."""
         self._stream = torch.compile(self._run_blocks, dynamic=False)
 
-    def forward(self, token_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, token_BT: Tensor, memory: Memory | None = None) -> Tensor:
         """Logits_BTV, float32, of the token after each given one.
 
         Raises:
-            PromptTooLong: more tokens than the context, those in the cache included.
+            PromptTooLong: more tokens than the context, those in the memory included.
         """
-        h = self.hidden(token_BT, cache)
+        h = self.hidden(token_BT, memory)
         return logits_of(h, self.head_weight.to(h.dtype), self.shape.softcap)
 
-    def hidden(self, token_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, token_BT: Tensor, memory: Memory | None = None) -> Tensor:
         """Final hidden states_BTD, after the last norm."""
-        past = 0 if cache is None else cache.length
-        tokens = past + token_BT.shape[1]
+        tokens = token_BT.shape[1] if memory is None else memory.reach(token_BT.shape[1])
         if tokens > self.shape.context:
             raise PromptTooLong(
                 f"{tokens:,} tokens do not fit this model's context of {self.shape.context:,}.",
                 fix="Shorten the prompt, or train a model with a longer context (model.context).",
             )
-        if cache is None and self.training:
+        if memory is None and self.training:
             return self._stream(token_BT, None)
-        h = self._run_blocks(token_BT, cache)
-        if cache is not None:
-            cache.length = tokens
+        h = self._run_blocks(token_BT, memory)
+        if memory is not None:
+            memory.advance(token_BT.shape[1])
         return h
 
     def loss(self, token_BT: Tensor, target_BT: Tensor) -> Tensor:
@@ -174,16 +173,15 @@ class Decoder(nn.Module):
         flat = nats(h.flatten(0, 1), self.head_weight.to(h.dtype), target_BT.flatten(), self.shape.softcap)
         return flat.view(target_BT.shape)
 
-    def _run_blocks(self, token_BT: Tensor, cache: KVCache | None) -> Tensor:
+    def _run_blocks(self, token_BT: Tensor, memory: Memory | None) -> Tensor:
         shape = self.shape
-        past = 0 if cache is None else cache.length
-        end = past + token_BT.shape[1]
+        places = slice(0, token_BT.shape[1]) if memory is None else memory.places(token_BT.shape[1])
         x = self.embedding(token_BT).to(self.compute_dtype)
         rope = None
         if shape.rope_base:
-            rope = (self.rope_cos[past:end], self.rope_sin[past:end])
+            rope = (self.rope_cos[places], self.rope_sin[places])
         else:
-            x = x + self.positions.weight[past:end].to(self.compute_dtype)
+            x = x + self.positions.weight[places].to(self.compute_dtype)
         x = F.dropout(x, self.dropout, self.training)
         if shape.embedding_norm:
             x = plain_rms_norm(x, shape.norm_eps)
@@ -195,7 +193,7 @@ class Decoder(nn.Module):
             if i in shape.value_layers:
                 value = self.value_embeddings[str(i)](token_BT).to(x.dtype)
                 value = value.view(*token_BT.shape, shape.kv_heads, shape.head_size)
-            x = block(x, rope, value, cache)
+            x = block(x, rope, value, memory)
         return self.final_norm(x)  # type: ignore[no-any-return]
 
 
