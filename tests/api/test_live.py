@@ -29,8 +29,7 @@ def begin(platform: Platform) -> tuple[Desk, str, str]:
     job = owner_of(platform).post("/api/jobs", {"recipe": RECIPE}, status=201)["id"]
     desk = Desk(platform)
     desk.enlist("w", name="w", slots=1, device="cpu", kinds=("text",))
-    token = desk.place(platform.queue.get(job), {"w": 1}).token
-    assert token is not None
+    token = desk.assignment(desk.place(platform.queue.get(job), {"w": 1})).token
     desk.heartbeat(job, token, Report())
     return desk, job, token
 

@@ -92,8 +92,7 @@ def cerulea(
 def begin(platform: Platform, job: str) -> tuple[Desk, str]:
     desk = Desk(platform)
     desk.enlist("w", name="w", slots=1, device="cpu", kinds=("text",))
-    token = desk.place(platform.queue.get(job), {"w": 1}).token
-    assert token is not None
+    token = desk.assignment(desk.place(platform.queue.get(job), {"w": 1})).token
     desk.heartbeat(job, token, Report())
     return desk, token
 
