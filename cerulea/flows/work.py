@@ -158,6 +158,7 @@ class Desk(Charges):
             checkpoint_step=job.checkpoint_step,
             checkpoint_digest=job.checkpoint_digest,
             checkpoint_tokens=job.checkpoint_tokens,
+            bound=job.api_key is not None and not self.platform.people.key_reaches_all(job.api_key),
         )
 
     def heartbeat(self, job: str, token: str, report: Report) -> Order:
