@@ -1,7 +1,8 @@
 """What a job tells, as it tells it: server-sent events, and the same in one answer for who cannot keep a line open.
 
 Kept:    each event carries the cursor as its id, so that whoever was cut off goes on where it was (Last-Event-ID).
-         A line that has nothing to say sends a comment now and then, and ends when the job has ended.
+         A line that has nothing to say sends a comment now and then, and ends when the job has ended, or with an
+         `error` when the key that opened it has: who asks is asked again every few seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from starlette.responses import StreamingResponse
 
 from cerulea.api import schema
 from cerulea.api.asking import Needs, Opened
+from cerulea.api.problems import problem_of
 from cerulea.api.schema import JobId
+from cerulea.core.errors import CeruleaError
 from cerulea.core.files import json_line
 from cerulea.flows.follow import News, news
 from cerulea.flows.platform import Platform
@@ -27,7 +30,9 @@ from cerulea.people import Caller
 router = APIRouter(prefix="/api", tags=["jobs"])
 POLL_S = 0.25
 BEAT_S = 10.0  # between comments, so that nothing between here and there thinks the line dead
-Reads = Annotated[Caller, Depends(Needs("jobs:read"))]
+RECHECK_S = 3.0  # between looks at the key of an open line
+needs = Needs("jobs:read")
+Reads = Annotated[Caller, Depends(needs)]
 CURSOR = r"^([0-9]{1,18}\.[0-9]{1,18}\.[0-9]{1,18})?$"
 Cursor = Annotated[str, Query(pattern=CURSOR, description="`cursor` of the last answer; empty for all.")]
 
@@ -48,7 +53,8 @@ def read_news(job: JobId, caller: Reads, platform: Opened, after: Cursor = "") -
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "Events `metric`, `log`, `job` and at last `end`, whose data are as in `news`.",
+            "description": "Events `metric`, `log`, `job` and at last `end`, whose data are as in `news`; or "
+            "`error` with a problem, where the key has ended meanwhile.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         }
     },
@@ -73,9 +79,17 @@ async def stream_news(
 
 
 async def _events(request: Request, platform: Platform, found: News) -> AsyncIterator[str]:
-    spoke = monotonic()
+    spoke = checked = monotonic()
     yield "retry: 1000\n\n"
     while True:
+        if monotonic() - checked > RECHECK_S:
+            try:
+                caller = await run_in_threadpool(needs, request)
+                await run_in_threadpool(platform.queue.get, found.job.id, teams=caller.teams)
+            except CeruleaError as error:
+                yield f"event: error\ndata: {json_line(problem_of(error).model_dump())}\n\n"
+                return
+            checked = monotonic()
         for item in found.items:
             yield f"id: {item.cursor}\nevent: {item.kind}\ndata: {json_line(item.data)}\n\n"
             spoke = monotonic()

@@ -18,7 +18,7 @@ from pydantic import Field
 from cerulea.api.openai_schema import Out
 from cerulea.flows.ask import Told
 from cerulea.flows.complete import Completion
-from cerulea.text.spelling import Spelling
+from cerulea.text.token_text import Spelling
 
 UNLIKELY = -9999.0  # how OpenAI writes what JSON has no number for
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from cerulea.api.asking import Needs, NeedsLease, lease_token
 from cerulea.api.schema import FAR, Count, In, JobId, Name, Out, Slots, Text
-from cerulea.core.errors import Invalid, KeyUnknown, LeaseStale
+from cerulea.core.errors import Invalid, KeyUnknown
 from cerulea.flows.work import Desk
 from cerulea.jobs.protocol import Ending, Report, wire
 from cerulea.people import Caller
@@ -146,9 +146,7 @@ def _opened(request: Request, desk: Desk, job: str, token: str) -> None:
         return
     if bearer != token:
         raise KeyUnknown("The token in the body is not the one in the header.", fix="Send the attempt's own in both.")
-    owner = desk.platform.queue.held_by(token)
-    if owner is None or owner.id != job:
-        raise LeaseStale(f"Job {job} is not this attempt's any more.", fix="Stop: nothing that it writes is taken.")
+    desk.holder(job, token)
 
 
 Reports = Annotated[Caller | None, Depends(NeedsLease("work"))]

@@ -56,9 +56,11 @@ def main() -> int:
 
 def _take_part(assignment: Assignment, settings: Settings) -> int:
     """Another process of the job leads; this one has its part of the sums."""
+    from cerulea.flows.roots import check_at_start
     from cerulea.flows.train import train
     from cerulea.train.recipe import recipe_from
 
+    check_at_start(assignment, settings)
     for _ in train(settings, recipe_from({**assignment.recipe, "name": assignment.name})):
         pass
     return 0

@@ -134,6 +134,8 @@ def _prepare(settings: Settings) -> tuple[str | None, str]:
     from cerulea.flows.platform import open_platform
 
     with open_platform(settings) as platform:
+        if not settings.data_roots:
+            settings.roots[0].mkdir(exist_ok=True)  # where people put what their jobs may read
         return admin_key_once(platform), worker_key(platform)
 
 

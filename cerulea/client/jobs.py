@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cerulea.client.answers import Bucket, Estimate, Event, Job, JobDetail, Jobs, Line, News, read
+from cerulea.client.problems import error_of
 from cerulea.client.wire import BACKOFF_S, HttpWire, Requests, path_part
 from cerulea.core.errors import Unreachable
 
@@ -98,6 +99,9 @@ class JobCalls:
         """What a job tells from a cursor on, as it tells it, until it ends; the last is its `end`.
 
         A line that breaks is taken up again where it broke.
+
+        Raises:
+            KeyEnded, RoleLacks, NotFound: the key was taken back meanwhile, or its role.
         """
         wire = self._line.wire
         return self._streamed(wire, job, after) if isinstance(wire, HttpWire) else self._polled(job, after)
@@ -119,6 +123,9 @@ class JobCalls:
             try:
                 with wire.stream(f"/api/jobs/{path_part(job)}/stream", headers) as lines:
                     for mark, kind, data in _messages(lines):
+                        if kind == "error":  # our key has ended since the line was opened
+                            problem = data.encode()
+                            raise error_of(int(json.loads(problem)["status"]), problem)
                         cursor, breaks = mark or cursor, 0
                         yield News(type=kind, data=json.loads(data))
                         if kind == "end":

@@ -31,7 +31,8 @@
     ├── NotAllowed               4: this caller may not
     │   ├── KeyUnknown             no key, or one that nobody issued
     │   ├── KeyEnded               a key that was revoked or has expired
-    │   └── RoleLacks              the caller's role does not include it
+    │   ├── RoleLacks              the caller's role does not include it
+    │   └── PathRefused            a recipe names a file outside the folders that jobs may read
     ├── Unreachable              6: a server or database does not answer
     │   └── Busy                   not now; the same call may go through later
     │       ├── RateLimited          a key's requests or tokens of this minute are used up
@@ -268,6 +269,12 @@ class RoleLacks(NotAllowed):
     """The caller's role does not include what was asked for."""
 
     code = "E-AUTH-004"
+
+
+class PathRefused(NotAllowed):
+    """A recipe names a file or folder that jobs of this caller may not read."""
+
+    code = "E-AUTH-005"
 
 
 class Unreachable(CeruleaError):

@@ -48,6 +48,14 @@ class Settings:
             "without it a folder in CERULEA_HOME.",
         },
     )
+    data_roots: str = field(
+        default="",
+        metadata={
+            "env": "CERULEA_DATA_ROOTS",
+            "help": "Folders that jobs of other people may read, with `:` between them; without it CERULEA_HOME/data "
+            "alone. Admins may name any path ([the platform](platform.md)).",
+        },
+    )
     url: str = field(
         default="",
         metadata={
@@ -109,6 +117,12 @@ class Settings:
         return self.blobs_url or str(self.home.absolute() / "blobs")
 
     @property
+    def roots(self) -> tuple[Path, ...]:
+        """Folders that jobs of callers who are no admins may read."""
+        named = [Path(root).expanduser() for root in self.data_roots.split(os.pathsep) if root]
+        return tuple(named) or (self.home.absolute() / "data",)
+
+    @property
     def runs(self) -> Path:
         """Folder of training runs."""
         return self.home / "runs"
@@ -163,10 +177,24 @@ def _parse(name: str, variable: str, text: str) -> object:
                 fix=f"Unset {variable}.",
             )
         return int(text)
+    if name == "data_roots":
+        return _checked_roots(text, variable)
     if name in ("database_url", "blobs_url", "url", "key"):
         return text.strip()
     if text not in _WORDS[name]:
         raise Invalid(
             f"{variable} is {text!r}.", why=f"It is one of {', '.join(_WORDS[name])}.", fix=f"Unset {variable}."
         )
+    return text
+
+
+def _checked_roots(text: str, variable: str) -> str:
+    """Whole paths only: a relative one would mean another folder in every process."""
+    for root in text.split(os.pathsep):
+        if root and not Path(root).expanduser().is_absolute():
+            raise Invalid(
+                f"{variable} names {root!r}.",
+                why="Each folder is a whole path, for workers run elsewhere.",
+                fix=f"Write it like /srv/data{os.pathsep}/srv/more.",
+            )
     return text

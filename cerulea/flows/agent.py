@@ -195,12 +195,18 @@ def _place() -> str:
         return "?"
 
 
-def is_dead(name: str) -> bool:
-    """Whether a worker of this machine has ended, and its jobs with it; False for those elsewhere."""
+def is_here(name: str) -> bool:
+    """Whether a worker of that name runs, or ran, on this machine since it was started."""
     host, _, rest = name.rpartition(":")
     pid, _, place = rest.partition("@")
-    if host != socket.gethostname() or not pid.isdigit() or place != _place() or place == "?":
+    return host == socket.gethostname() and pid.isdigit() and place == _place() and place != "?"
+
+
+def is_dead(name: str) -> bool:
+    """Whether a worker of this machine has ended, and its jobs with it; False for those elsewhere."""
+    if not is_here(name):
         return False
+    pid = name.rpartition(":")[2].partition("@")[0]
     try:
         return b"cerulea" not in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -27,6 +27,7 @@ from cerulea.core.errors import CeruleaError, EngineFailed, ModelTooLarge, NotRe
 from cerulea.core.values import Usage
 from cerulea.flows.model_folders import Model, find_registered
 from cerulea.flows.platform import Platform
+from cerulea.flows.serving import Offer
 from cerulea.people import Caller
 from cerulea.serve.process import Options
 from cerulea.serve.request import Delta, Request, delta_from_json

@@ -16,11 +16,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cerulea.core.errors import CeruleaError, Conflict, Failed, FileTrouble, Invalid, ResumeDiffers, Unreachable
+from cerulea.core.errors import (
+    CeruleaError,
+    Conflict,
+    Failed,
+    FileTrouble,
+    Invalid,
+    NotAllowed,
+    ResumeDiffers,
+    Unreachable,
+)
 from cerulea.core.names import is_name
 from cerulea.core.settings import Settings
 from cerulea.flows.link import Link
 from cerulea.flows.model_folders import keep_files
+from cerulea.flows.roots import check_at_start
 from cerulea.flows.runs import hold_run
 from cerulea.flows.train import Event, Note, Started, Trained, train
 from cerulea.jobs.protocol import Ending
@@ -53,6 +63,7 @@ def perform(
     run: Iterator[Event] | None = None
     try:
         recipe = recipe_from({**assignment.recipe, "name": assignment.name}, f"job {assignment.job}")
+        check_at_start(assignment, settings)
         folder = _run_folder(settings, link)
         run = train(
             settings,
@@ -179,7 +190,7 @@ def _failure(error: BaseException, link: Link) -> Ending:
         return Ending(outcome="stopped", reason="closed", detail="Whoever watched it left.", report=link.report)
     if isinstance(error, ResumeDiffers):
         reason = "resume_mismatch"
-    elif isinstance(error, (Invalid, Conflict)):
+    elif isinstance(error, (Invalid, Conflict, NotAllowed)):
         reason = "user_error"
     elif isinstance(error, (FileTrouble, Unreachable, OSError)):
         reason = "platform"

@@ -55,7 +55,7 @@ def open_platform(settings: Settings, clock: Clock | None = None) -> Iterator[Pl
         Unreachable: its database server does not answer.
     """
     clock = clock or SystemClock()
-    # The books are nobody else's to read: a lease's token lies in them.
+    # Nobody else's to read: the books, the secret that attempts' tokens are made from, texts that were trained on.
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(settings.database)
     telemetry = database

@@ -22,6 +22,7 @@ from cerulea.flows.agent import KINDS
 from cerulea.flows.estimate import Estimate, estimate_of
 from cerulea.flows.fund import find_fund, find_team
 from cerulea.flows.platform import Platform
+from cerulea.flows.roots import check_paths
 from cerulea.flows.work import Desk
 from cerulea.jobs.job import Job, NewJob
 from cerulea.people import Caller
@@ -57,12 +58,15 @@ def submit(platform: Platform, caller: Caller, wish: Wish, *, key: str | None = 
     Raises:
         RecipeInvalid, JobKindUnknown: nobody could run it.
         NotFound: no such team or fund; names the nearest.
+        PathRefused: it names files that the caller may not.
+        CorpusInvalid, TokenizerInvalid: it names files that no worker can find.
         KeyReused: the key came before with another job.
     """
     recipe = checked_recipe(wish)
 
     def work(tx: Tx) -> Job:
         team, fund = _payer(platform, caller, wish.team, wish.fund, tx)
+        check_paths(platform.settings, caller, recipe, platform.clock.now(), tx)
         new = NewJob(
             kind=recipe.kind,
             name=recipe.name,
@@ -88,10 +92,12 @@ def rerun(platform: Platform, caller: Caller, job: str, *, key: str | None = Non
 
     Raises:
         NotFound: no such job.
+        PathRefused, CorpusInvalid, TokenizerInvalid: its files are not there, or not for whoever asks.
     """
 
     def work(tx: Tx) -> Job:
         first = platform.queue.get(job, teams=caller.teams, tx=tx)
+        check_paths(platform.settings, caller, recipe_from(first.recipe), platform.clock.now(), tx)
         same = {f.name: getattr(first, f.name) for f in dataclasses.fields(NewJob)}
         changed = {
             "person": caller.person,
@@ -150,6 +156,7 @@ def estimate(platform: Platform, caller: Caller, wish: Wish) -> Estimate:
     recipe = checked_recipe(wish)
     with platform.database.read() as tx:
         team, fund = _payer(platform, caller, wish.team, wish.fund, tx)
+        check_paths(platform.settings, caller, recipe, platform.clock.now(), tx)
         device = wish.device or _device(tx)
         return estimate_of(platform, recipe, team=team, fund=fund, device=device, processes=wish.processes, tx=tx)
 

@@ -22,6 +22,7 @@ from cerulea.core.names import is_name
 from cerulea.core.values import Usage
 from cerulea.flows.charge import TRANCHE_S, Charges
 from cerulea.flows.platform import Platform
+from cerulea.flows.tokens import digest_of, secret_of, token_of
 from cerulea.jobs.job import ENDED, Job, Status
 from cerulea.jobs.protocol import HEARTBEAT_S, Assignment, Ending, Order, Report
 from cerulea.store.database import Tx
@@ -35,6 +36,7 @@ class Desk(Charges):
 
     def __init__(self, platform: Platform, *, heartbeat_s: float = HEARTBEAT_S, tranche_s: float = TRANCHE_S) -> None:
         super().__init__(platform, heartbeat_s=heartbeat_s, tranche_s=tranche_s)
+        self._secret = secret_of(platform.settings.home)
 
     # -- the conductor ------------------------------------------------------------------------------
 
@@ -64,7 +66,7 @@ class Desk(Charges):
         """
 
         def work(tx: Tx) -> Job:
-            found = self.platform.queue.owned(tx, job.id, job.token or "")
+            found = self.platform.queue.still_held(tx, job)
             if overdue and not self.platform.queue.is_overdue(found):
                 raise LeaseStale(f"Job {job.id} has reported again.")
             losses, said = found.losses + 1, detail
@@ -127,16 +129,26 @@ class Desk(Charges):
                 self.lose(job, f"Worker {worker} is dead.")
 
     def claim(self, worker: str) -> list[Assignment]:
-        """What the worker was given and has not begun."""
-        return [self.assignment(job) for job in self.platform.queue.assigned(worker)]
+        """What the worker was given and has not begun; the same as often as it asks."""
+        given = []
+        for job in self.platform.queue.assigned(worker):
+            with contextlib.suppress(LeaseStale):  # begun, or taken away, since it was listed
+                given.append(self.assignment(job))
+        return given
 
     def assignment(self, job: Job) -> Assignment:
-        """All that a worker needs to run a job."""
-        assert job.token is not None
+        """All that a worker needs to run a job that was placed on it; from now on its token owns the job.
+
+        Raises:
+            LeaseStale: the job was begun or taken away meanwhile.
+        """
+        token = token_of(job, self._secret)
+        if job.token != digest_of(token):
+            self.platform.queue.arm(job, digest_of(token))
         return Assignment(
             job=job.id,
             attempt=job.attempt,
-            token=job.token,
+            token=token,
             kind=job.kind,
             name=job.name,
             recipe=job.recipe,
@@ -146,6 +158,7 @@ class Desk(Charges):
             checkpoint_step=job.checkpoint_step,
             checkpoint_digest=job.checkpoint_digest,
             checkpoint_tokens=job.checkpoint_tokens,
+            bound=job.api_key is not None and not self.platform.people.key_reaches_all(job.api_key),
         )
 
     def heartbeat(self, job: str, token: str, report: Report) -> Order:
@@ -154,7 +167,7 @@ class Desk(Charges):
         Raises:
             LeaseStale: another attempt owns the job.
         """
-        queue = self.platform.queue
+        queue, token = self.platform.queue, digest_of(token)
 
         def work(tx: Tx) -> Job:
             found = queue.owned(tx, job, token)
@@ -185,11 +198,8 @@ class Desk(Charges):
         Raises:
             LeaseStale: another attempt owns the job.
         """
-        owner = self.platform.queue.held_by(token)
-        if owner is None or owner.id != job:
-            raise LeaseStale(f"Job {job} is not this attempt's any more.", fix="Stop: nothing that it writes is taken.")
         # The attempt is the token's, whatever the worker calls it.
-        self.platform.journal.write(job, owner.attempt, entries, first_seq, stream=stream)
+        self.platform.journal.write(job, self.holder(job, token).attempt, entries, first_seq, stream=stream)
 
     def finish(self, job: str, token: str, ending: Ending) -> Job:
         """Settle, register, and let the job go where its ending leads.
@@ -197,6 +207,7 @@ class Desk(Charges):
         Raises:
             LeaseStale: another attempt owns the job.
         """
+        token = digest_of(token)
 
         def work(tx: Tx) -> Job:
             found = self.platform.queue.owned(tx, job, token)
@@ -228,10 +239,18 @@ class Desk(Charges):
         """Its process ended without a word: a crash of its own is tried again a few times, a kill is a loss."""
         if crash:
             return self.finish(job, token, Ending(outcome="failed", reason="crash", detail=detail))
-        found = self.platform.queue.held_by(token)
+        return self.lose(self.holder(job, token), detail)
+
+    def holder(self, job: str, token: str) -> Job:
+        """The job, if the token owns it now.
+
+        Raises:
+            LeaseStale: it does not (any more).
+        """
+        found = self.platform.queue.held_by(digest_of(token))
         if found is None or found.id != job:
-            raise LeaseStale(f"Job {job} is not this attempt's any more.")
-        return self.lose(found, detail)
+            raise LeaseStale(f"Job {job} is not this attempt's any more.", fix="Stop: nothing that it writes is taken.")
+        return found
 
     def _close(self, tx: Tx, job: str, token: str, after: Status, usage: Usage, **news: Any) -> Job:
         """Charge what was used, give the rest back, and end the attempt."""

@@ -139,7 +139,7 @@ class Job:
     losses: int  # workers lost in a row without a new checkpoint
     preemptions: int
     not_before: int  # ms; backoff
-    token: str | None
+    token: str | None  # sha256 of the attempt's token; the text is its worker's alone (`flows.tokens`)
     worker: str | None
     lease_expires_at: int | None
     hold_key: str | None

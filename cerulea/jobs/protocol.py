@@ -51,6 +51,7 @@ class Assignment:
     checkpoint_step: int | None = None  # what the platform knows of; a resume must not begin before it
     checkpoint_digest: str | None = None
     checkpoint_tokens: int | None = None
+    bound: bool = True  # it may read files below the worker's CERULEA_DATA_ROOTS alone
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Assignment:

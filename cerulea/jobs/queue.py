@@ -2,8 +2,9 @@
 
 In:      what people ask for (NewJob), what the scheduler decided, what workers report.
 Out:     Jobs; every change of state with its event, in one transaction.
-Kept:    one owner per lease. Each placing makes a new token; whoever comes with an older one is refused
-         (LeaseStale) and nothing of it is taken. A state changes only along `job.EDGES`.
+Kept:    one owner per lease. Each placing takes the token of the attempt before; whoever comes with that one is
+         refused (LeaseStale) and nothing of it is taken. A state changes only along `job.EDGES`.
+         `token` is everywhere here the sha256 of the token: the text is the worker's alone (`flows.tokens`).
 Not here: what is only read (`reads`), the workers (`workers`), who runs next (`schedule`), metrics (`journal`),
          money (`flows.work` moves it in the same transaction).
 """
@@ -71,7 +72,9 @@ class Queue(JobReads):
     def place(
         self, job: str, slots: dict[str, int], *, actor: str = "conductor", tx: Tx | None = None, **news: Any
     ) -> Job:
-        """Give a queued job to workers: a new attempt with a new token and a lease; all of its slots or none.
+        """Give a queued job to workers: a new attempt with a lease; all of its slots or none.
+
+        Nobody has its token before the worker asks for it (`arm`).
 
         Raises:
             EdgeRefused: it is not waiting any more, or the workers are not there with as many free slots.
@@ -96,7 +99,7 @@ class Queue(JobReads):
                 reason="placed",
                 actor=actor,
                 attempt=found.attempt + 1,
-                token=secrets.token_hex(16),
+                token=secrets.token_hex(32),
                 worker=min(slots),
                 lease_expires_at=now + self.lease_ms,
                 desired="run",
@@ -241,6 +244,22 @@ class Queue(JobReads):
 
     # -- the worker --------------------------------------------------------------------------------
 
+    def arm(self, job: Job, token: str) -> None:
+        """Let `token` own an attempt that was placed and has not reported yet.
+
+        Raises:
+            LeaseStale: it has reported, or the job was given to another worker.
+        """
+
+        def work(tx: Tx) -> None:
+            found = self._locked(tx, job.id)
+            if (found.attempt, found.status) != (job.attempt, Status.STARTING):
+                raise LeaseStale(f"Job {job.id} is {found.status}, and at attempt {found.attempt}.")
+            if found.token != token:
+                self._set(tx, found, {"token": token})
+
+        self.database.write(work)
+
     def owned(self, tx: Tx, job: str, token: str) -> Job:
         """The job, locked for this transaction, if the token owns it.
 
@@ -249,11 +268,18 @@ class Queue(JobReads):
         """
         found = self._locked(tx, job)
         if found.token is None or not secrets.compare_digest(found.token, token) or found.status not in HELD:
-            raise LeaseStale(
-                f"Job {job} belongs to attempt {found.attempt} and is {found.status}; this attempt has lost it.",
-                why="A lease that ran out was given to another worker.",
-                fix="Stop: nothing that this attempt writes is taken.",
-            )
+            raise _lost(found)
+        return found
+
+    def still_held(self, tx: Tx, job: Job) -> Job:
+        """The same for who has no token: the job as it is now, if the attempt that was seen holds it still.
+
+        Raises:
+            LeaseStale: it has ended.
+        """
+        found = self._locked(tx, job.id)
+        if found.attempt != job.attempt or found.status not in HELD:
+            raise _lost(found)
         return found
 
     def heartbeat(self, job: str, token: str, *, tx: Tx | None = None, **news: Any) -> Job:
@@ -370,6 +396,14 @@ class Queue(JobReads):
             actor=actor,
             at=self.clock.now(),
         )
+
+
+def _lost(found: Job) -> LeaseStale:
+    return LeaseStale(
+        f"Job {found.id} belongs to attempt {found.attempt} and is {found.status}; this attempt has lost it.",
+        why="A lease that ran out was given to another worker.",
+        fix="Stop: nothing that this attempt writes is taken.",
+    )
 
 
 def _fields(new: NewJob) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class JobReads:
         return [job_of(row) for row in rows]
 
     def held_by(self, token: str) -> Job | None:
-        """The job that a token owns now, or None."""
+        """The job that a token (its sha256) owns now, or None."""
         with self.database.read() as tx:
             row = tx.one(f"SELECT * FROM job WHERE token = :token AND status IN {HELD_STATES}", token=token)
         return None if row is None else job_of(row)

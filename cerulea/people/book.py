@@ -12,7 +12,7 @@ from cerulea.core.errors import Conflict, Invalid, KeyEnded, KeyUnknown, NotFoun
 from cerulea.core.names import NAME_RULE, is_name
 from cerulea.people.audit import AuditEvent, read_events, write_event
 from cerulea.people.keys import new_key, read_key
-from cerulea.people.roles import ROLES, Caller, check_role, checked_scopes
+from cerulea.people.roles import ROLES, Caller, check_role, checked_scopes, reaches_all
 from cerulea.people.rows import (
     KEYS,
     TEAMS,
@@ -354,6 +354,12 @@ class People:
         if row.scopes:
             scopes &= frozenset(row.scopes.split())
         return Caller(person=row.person, team=row.team, role=row.role, key=key.prefix, scopes=scopes)
+
+    def key_reaches_all(self, prefix: str) -> bool:
+        """Whether a key is a whole admin's by now; a key that has ended is judged by its person's role."""
+        with self.database.read() as tx:
+            row = find_key(tx, prefix)
+        return row is not None and reaches_all(row.role or "", row.scopes.split() or ROLES.get(row.role or "", ()))
 
     def note_uses(self) -> None:
         """Write down when keys were last used; at the end of a program too."""

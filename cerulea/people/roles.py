@@ -75,9 +75,19 @@ class Caller:
         return None if self.role in EVERYWHERE else (self.team,)
 
     @property
+    def reaches_all(self) -> bool:
+        """Whether the caller is an admin who may do all of it: at the machine itself, or with a key not narrowed."""
+        return reaches_all(self.role, self.scopes)
+
+    @property
     def actor(self) -> str:
         """How the caller is written into logs: `ada`, or `ada/1f3k9q2z` with a key."""
         return f"{self.person}/{self.key}" if self.key else self.person
+
+
+def reaches_all(role: str, scopes: Iterable[str]) -> bool:
+    """Whether a role with these scopes of it is all of an admin's."""
+    return role == "admin" and frozenset(scopes) >= ROLES["admin"]
 
 
 def check_role(role: str) -> None:

@@ -28,11 +28,16 @@ from cerulea.nn.shape import GPT2_SIZES, DecoderShape, preset_shape
 from cerulea.text.tokenizer import KINDS
 
 
-def key(default: Any, help: str) -> Any:
-    """A recipe key with its default and the sentence that docs/recipes.md shows."""
+def key(default: Any, help: str, *, path: bool = False) -> Any:
+    """A recipe key with its default and the sentence that docs/recipes.md shows.
+
+    Args:
+        path: what stands there names files, which not everybody may name (`flows.roots`).
+    """
+    metadata = {"help": help, **({"path": True} if path else {})}
     if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +45,16 @@ class DataKeys:
     """What is read, and what of it is held out."""
 
     train: list[str] = key(
-        ["stdlib"], "Files, folders, globs or `stdlib`; `--data` replaces this list. Each entry is one corpus."
+        ["stdlib"],
+        "Files, folders, globs or `stdlib`; `--data` replaces this list. Each entry is one corpus.",
+        path=True,
     )
     weights: list[float] = key([], "Share of each corpus in what is trained on; by default in proportion to its size.")
     field: str = key("text", "Field of .jsonl and column of .parquet that holds the text.")
     valid_fraction: float = key(
         0.05, "Share of documents held out, by their digest; of a single document its last part."
     )
-    valid: list[str] = key([], "Files that are held out whole, instead of a share.")
+    valid: list[str] = key([], "Files that are held out whole, instead of a share.", path=True)
     valid_tail: float = key(0.0, "Share of the end of one file that is held out, instead of a share of documents.")
 
 
@@ -57,7 +64,7 @@ class TokenizerKeys:
 
     kind: str = key("bpe", "`bytes`, `bpe` (trained on the corpus), `gpt2` (its two files) or `hf` (a tokenizer.json).")
     vocab: int = key(4096, "Number of ids of a trained BPE, special tokens included.")
-    folder: str = key("", "Folder of the files of `gpt2` and `hf`.")
+    folder: str = key("", "Folder of the files of `gpt2` and `hf`.", path=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,7 @@ def work_on(platform: Platform, job: str, *, seconds: int = 0) -> tuple[Desk, st
     """Place a job on a worker of its own and report once; the desk and the attempt's token."""
     desk = Desk(platform)
     desk.enlist(f"w-{job}", name="here", slots=1, device="cpu", kinds=("text",))
-    token = desk.place(platform.queue.get(job), {f"w-{job}": 1}).token
-    assert token is not None
+    token = desk.assignment(desk.place(platform.queue.get(job), {f"w-{job}": 1})).token
     desk.heartbeat(job, token, Report(usage=Usage(device_ms=1000 * seconds), step=5, fraction=0.25, resumed_step=0))
     return desk, token
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
 from cerulea.api import live
 from cerulea.api.app import create_app
+from cerulea.client import Client
+from cerulea.core.errors import KeyEnded
 from cerulea.flows.platform import Platform
 from cerulea.flows.work import Desk
 from cerulea.jobs.protocol import Ending, Report
@@ -29,8 +31,7 @@ def begin(platform: Platform) -> tuple[Desk, str, str]:
     job = owner_of(platform).post("/api/jobs", {"recipe": RECIPE}, status=201)["id"]
     desk = Desk(platform)
     desk.enlist("w", name="w", slots=1, device="cpu", kinds=("text",))
-    token = desk.place(platform.queue.get(job), {"w": 1}).token
-    assert token is not None
+    token = desk.assignment(desk.place(platform.queue.get(job), {"w": 1})).token
     desk.heartbeat(job, token, Report())
     return desk, job, token
 
@@ -45,7 +46,7 @@ def messages(lines: Iterator[str]) -> Iterator[dict]:
             name, _, value = line.partition(": ")
             found[name] = value
         elif "data" in found:
-            yield {"id": found["id"], "kind": found["event"], "data": json.loads(found["data"])}
+            yield {"id": found.get("id", ""), "kind": found["event"], "data": json.loads(found["data"])}
             found = {}
         else:
             found = {}
@@ -140,6 +141,67 @@ def test_a_stream_is_refused_before_it_begins(platform: Platform, url: str):
     ask.get(f"/api/jobs/{job}/stream", status=422, Last_Event_ID="not-a-cursor")
     ask.get(f"/api/jobs/{job}/news?after=1.2", status=422)
     assert httpx.get(f"{url}/api/jobs/{job}/stream", headers={"Authorization": "Bearer no"}).status_code == 401
+
+
+def revoke(platform: Platform, prefix: str) -> None:
+    platform.people.revoke(prefix, actor="owner")
+
+
+def expire(platform: Platform, prefix: str) -> None:
+    platform.database.write(lambda tx: tx.run("UPDATE api_key SET expires_at = 1 WHERE prefix = :p", p=prefix))
+
+
+def lose_the_role(platform: Platform, prefix: str) -> None:
+    platform.people.leave("viewer-home", team="home", actor="owner")
+
+
+def become_a_treasurer(platform: Platform, prefix: str) -> None:
+    platform.people.join("viewer-home", team="home", role="finance", actor="owner")
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [(revoke, "E-AUTH-003"), (expire, "E-AUTH-003"), (lose_the_role, "E-AUTH-003"), (become_a_treasurer, "E-AUTH-004")],
+)
+def test_an_open_line_ends_with_its_key(
+    end: Callable[[Platform, str], None],
+    code: str,
+    platform: Platform,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The job goes on; whoever was let in by a key that has ended hears an error, and no more of it."""
+    monkeypatch.setattr(live, "RECHECK_S", 0.05)
+    monkeypatch.setattr(live, "POLL_S", 0.01)
+    _, job, _ = begin(platform)
+    key = key_for(platform, "viewer")
+    seen = []
+
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.stream("GET", f"{url}/api/jobs/{job}/stream", headers=headers, timeout=30) as answer:
+        for message in messages(answer.iter_lines()):
+            seen.append(message)
+            if len(seen) == 3:
+                end(platform, key.split("_")[1])
+
+    assert [m["kind"] for m in seen] == ["job", "job", "job", "error"]
+    assert (seen[-1]["data"]["code"], seen[-1]["id"]) == (code, "")
+    assert platform.queue.get(job).status == "RUNNING"
+
+
+def test_a_program_that_follows_is_told_that_its_key_has_ended(
+    platform: Platform, url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(live, "RECHECK_S", 0.05)
+    _, job, _ = begin(platform)
+    key = key_for(platform, "viewer")
+
+    with Client(url, key) as client, pytest.raises(KeyEnded) as refused:
+        for number, _ in enumerate(client.jobs.follow(job), start=1):
+            if number == 3:
+                revoke(platform, key.split("_")[1])
+
+    assert "revoked" in refused.value.why and refused.value.exit_code == 4
 
 
 def test_news_bring_the_same_page_by_page(platform: Platform):

@@ -145,3 +145,43 @@ def test_a_report_that_cannot_be_is_refused(both: Platform, desk_at: Desks):
     ask.post(f"{path}/finish", {"token": a.token, "ending": {"outcome": 5, "report": {"usage": usage}}}, status=400)
 
     assert both.queue.get(a.job).status == "STARTING"
+
+
+def test_the_database_has_no_token_and_a_lost_answer_is_given_again(both: Platform, desk_at: Desks):
+    """Who reads the books can report for nobody; who lost the answer asks again; what is older stays stale."""
+    agent, mine = given(both, desk_at)
+    (again,) = agent.claim("w1")
+    (elsewhere,) = Desk(both).claim("w1")
+
+    assert again == mine == elsewhere
+    stored = both.queue.get(mine.job).token
+    with both.database.read() as tx:
+        rows = [str(row) for table in ("job", "job_attempt", "job_event") for row in tx.all(f"SELECT * FROM {table}")]
+    assert stored is not None and mine.token not in "".join(rows)
+    with pytest.raises(LeaseStale):
+        desk_at(stored).heartbeat(mine.job, stored, Report())
+    assert (both.settings.home / "lease.secret").stat().st_mode & 0o777 == 0o600
+
+    desk_at(mine.token).heartbeat(mine.job, mine.token, Report())
+    assert agent.claim("w1") == [], "it has begun"
+    agent.bury("w1")
+    agent.enlist("w2", name="host:2", slots=2, device="cpu", kinds=("text",))
+    Desk(both).place(both.queue.get(mine.job), {"w2": 1})
+    (next_one,) = agent.claim("w2")
+    assert next_one.token != mine.token
+    with pytest.raises(LeaseStale):
+        desk_at(mine.token).heartbeat(mine.job, mine.token, Report())
+
+
+def test_a_platform_whose_homes_differ_hands_out_the_token_of_whoever_was_asked(both: Platform, desk_at: Desks):
+    """Two servers on one database, each with a home of its own: the worker's own server decides."""
+    _, mine = given(both, desk_at)
+    (both.settings.home / "lease.secret").unlink()
+    other = Desk(both)
+
+    (taken,) = other.claim("w1")
+
+    assert taken.token != mine.token
+    assert other.heartbeat(taken.job, taken.token, Report()).desired == "run"
+    with pytest.raises(LeaseStale):
+        desk_at(mine.token).heartbeat(mine.job, mine.token, Report())

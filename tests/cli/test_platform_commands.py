@@ -94,8 +94,7 @@ def cerulea(
 def begin(platform: Platform, job: str) -> tuple[Desk, str]:
     desk = Desk(platform)
     desk.enlist("w", name="w", slots=1, device="cpu", kinds=("text",))
-    token = desk.place(platform.queue.get(job), {"w": 1}).token
-    assert token is not None
+    token = desk.assignment(desk.place(platform.queue.get(job), {"w": 1})).token
     desk.heartbeat(job, token, Report())
     return desk, token
 
@@ -115,6 +114,7 @@ def record(desk: Desk, job: str, token: str) -> None:
 def test_a_job_is_submitted_as_train_would_run_it(cerulea: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """The same options; paths mean the same in another folder, the built-in corpus stays what it is."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "my").mkdir()
     job = cerulea.one(
         "submit", TINY, "--data", "stdlib", "--data", "my/*.txt", "--set", "train.steps=7", "--name", "brook"
     )

@@ -64,8 +64,7 @@ def ended(place: Place) -> str:
     job = place.client.jobs.submit(RECIPE).id
     desk = Desk(place.platform)
     desk.enlist("w", name="w", slots=1, device="cpu", kinds=("text",))
-    token = desk.place(place.platform.queue.get(job), {"w": 1}).token
-    assert token is not None
+    token = desk.assignment(desk.place(place.platform.queue.get(job), {"w": 1})).token
     desk.heartbeat(job, token, Report())
     desk.record(job, token, 1, [{"event": "progress", "step": n, "loss": 2.0 - n} for n in (0, 1)], 0, "run")
     desk.record(job, token, 1, [{"text": "hello"}], 0, "log")

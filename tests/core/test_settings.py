@@ -33,6 +33,13 @@ def test_a_tilde_is_the_persons_home():
     assert read_settings({}, home=Path("~/y")).home == Path.home() / "y"
 
 
+def test_roots_are_whole_paths_and_by_default_the_homes_data(tmp_path: Path):
+    assert read_settings({}, home=tmp_path).roots == (tmp_path / "data",)
+    assert read_settings({"CERULEA_DATA_ROOTS": "/srv/a::~/b"}).roots == (Path("/srv/a"), Path.home() / "b")
+    with pytest.raises(Invalid, match="CERULEA_DATA_ROOTS names 'b'"):
+        read_settings({"CERULEA_DATA_ROOTS": "/srv/a:b"})
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -291,6 +291,27 @@ class LedgerMachine(RuleBasedStateMachine):
                 returned.append(rest)
         assert [transfer.amount for transfer in self.book.lapse()] == returned
 
+    @rule(amount=amounts)
+    def a_grant_comes_and_ends(self, amount):
+        """Nothing goes back before its day; on its day what is left goes back once, and never again."""
+        ours = [g for g in self.grants if g["open"] and g["fund"] == "home"]
+        fund = self.accounts["fund:home"]
+        owed = sum(g["amount"] for g in ours) - (fund["cr"] - fund["dr"])
+        if 0 < owed <= LIMIT - fund["cr"] and owed < LIMIT // 2:  # drawn, and given back now: each grant has its rest
+            self.give_back("home", "text", owed)
+        self.grant("home", amount, 2, 1)
+        self.lapse()
+        self.time_passes(2)
+        self.lapse()
+        self.lapse()
+
+    @rule(team=st.sampled_from(TEAMS), fund=st.sampled_from(FUNDS))
+    def a_job_outlives_its_hold(self, team, fund):
+        """The hold of a job is its worker's to end: no sweep takes it, however late it is."""
+        self.hold(fund, team, 1, 1, "job-1", None, 1, True)
+        self.time_passes(2)
+        self.expire()
+
     @rule(
         cap=st.sampled_from(
             [("team", "text", "month"), ("team", "text", "total"), ("key", "ck_1", "day"), ("job", "job-1", "total")]
