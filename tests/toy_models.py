@@ -134,8 +134,10 @@ class ToyFlow:
             ids.append(token)
             told = (self.model.told(logprobs, token, params.logprobs),) if params.logprobs >= 0 else ()
             full = len(ids) >= self.model.context
-            yield self.last("length", tokens=(token,), logprobs=told) if full else Delta(
-                id=request.id, tokens=(token,), logprobs=told, prompt_logprobs=prompt
+            yield (
+                self.last("length", tokens=(token,), logprobs=told)
+                if full
+                else Delta(id=request.id, tokens=(token,), logprobs=told, prompt_logprobs=prompt)
             )
             prompt = ()
             if full:

@@ -6,6 +6,7 @@ process that started them.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -37,11 +38,12 @@ class _Asked:
 
 
 def serve(settings: Settings, host: str, port: int) -> None:
-    """The HTTP API, until SIGTERM."""
+    """The HTTP API and the models behind it, until SIGTERM: then what runs is finished, and nothing new is taken."""
     import uvicorn
 
     from cerulea.api.app import create_app
     from cerulea.flows.conduct import say_open
+    from cerulea.flows.host import gateway_of
     from cerulea.flows.platform import open_platform
 
     class Server(uvicorn.Server):
@@ -50,20 +52,48 @@ def serve(settings: Settings, host: str, port: int) -> None:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             threading.Thread(target=announce, daemon=True).start()
+            self.loading = asyncio.create_task(gateway.preload(say))
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if gateway.draining and self.stops_at:  # asked twice
+                super().handle_exit(sig, frame)
+            gateway.draining = True
+            self.stops_at = time.monotonic() + settings.serve_grace_s
+
+        stops_at = 0.0
+
+        async def on_tick(self, counter: int) -> bool:
+            if self.stops_at and (not gateway.busy or time.monotonic() > self.stops_at):
+                self.should_exit = True
+            return await super().on_tick(counter)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            gateway.abort()  # what is left after the grace
+            await gateway.idle()
+            await super().shutdown(sockets)
+            self.loading.cancel()
+            await gateway.close()
 
     closed = threading.Event()
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
 
     def announce() -> None:
         while not closed.is_set():
             try:
                 say_open(platform)
             except Exception as error:  # the database is away for a moment; the next second may be better
-                print(f"the server cannot write to the database: {error}", file=sys.stderr, flush=True)
+                say(f"the server cannot write to the database: {error}")
             closed.wait(1.0)
 
     with open_platform(settings) as platform:
-        config = uvicorn.Config(create_app(platform), host=host, port=port, log_level="warning", access_log=False)
+        gateway = gateway_of(platform)
+        app = create_app(platform, gateway=gateway)
+        config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
         config.timeout_graceful_shutdown = 3
+        # `up` says early that it stops, while its workers still save and need us.
+        signal.signal(signal.SIGUSR1, lambda number, frame: setattr(gateway, "draining", True))
         Server(config).run()
         closed.set()
         platform.people.note_uses()

@@ -217,6 +217,9 @@ class _Tree:
 
     def stop(self) -> None:
         """Drain: the agent first, while the others still answer it; then the rest."""
+        server = self.parts[0].process
+        if server is not None and server.poll() is None:
+            server.send_signal(signal.SIGUSR1)  # it takes no new requests to models from now on
         for part in reversed(self.parts):
             if part.process is None:
                 continue

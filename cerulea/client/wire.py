@@ -155,11 +155,12 @@ class InnerWire:
         import httpx
 
         from cerulea.api.app import create_app
+        from cerulea.flows.host import gateway_of
         from cerulea.flows.platform import open_platform
 
         settings.home.mkdir(parents=True, exist_ok=True)
         platform = self._held.enter_context(open_platform(settings))
-        self._app = create_app(platform, trusted=platform.people.caller())
+        self._app = create_app(platform, trusted=platform.people.caller(), gateway=gateway_of(platform))
         transport = httpx.ASGITransport(self._app)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)

@@ -27,7 +27,7 @@ from cerulea.core.errors import CeruleaError, EngineFailed, ModelTooLarge, NotRe
 from cerulea.core.values import Usage
 from cerulea.flows.model_folders import Model, find_registered
 from cerulea.flows.platform import Platform
-from cerulea.flows.serving import Offer
+from cerulea.flows.serving import Gateway, Offer
 from cerulea.people import Caller
 from cerulea.serve.process import Options
 from cerulea.serve.request import Delta, Request, delta_from_json
@@ -372,6 +372,20 @@ async def _end(process: asyncio.subprocess.Process | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+def gateway_of(platform: Platform) -> Gateway:
+    """What requests to this platform's models go through, as the settings say; nothing is loaded yet."""
+    settings = platform.settings
+    options = Options(
+        folder="",
+        weights=settings.serve_weights,
+        most_running=settings.serve_rows,
+        most_waiting=settings.serve_queue,
+        threads=settings.threads,
+        device=settings.device,
+    )
+    return Gateway(platform=platform, host=Host(platform, options, memory_bytes=settings.serve_memory_gb * 10**9))
 
 
 def _threads(options: Options) -> dict[str, str]:

@@ -122,6 +122,14 @@ class Host(Protocol):
         """What the caller may ask for."""
         ...
 
+    async def preload(self) -> list[str]:
+        """Load what is to be loaded before anybody asks; what could not be, and why."""
+        ...
+
+    async def close(self) -> None:
+        """End every model."""
+        ...
+
 
 class Bill(Protocol):
     """The money of one HTTP request."""
@@ -204,6 +212,13 @@ class NoHost:
         """None."""
         return []
 
+    async def preload(self) -> list[str]:
+        """Nothing is loaded."""
+        return []
+
+    async def close(self) -> None:
+        """Nothing is to be ended."""
+
 
 async def _open_bill(platform: Platform, caller: Caller, **asked: Any) -> Bill:
     made: Bill = await importlib.import_module("cerulea.flows.bill").open_bill(platform, caller, **asked)
@@ -246,6 +261,28 @@ class Gateway:
                 "This server is about to stop.", why="Requests that run are finished first.", retry_after_s=5.0
             )
         return await self.host.open(caller, label)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs."""
+        return bool(self.running or self.keyed)
+
+    async def preload(self, say: Callable[[str], None]) -> None:
+        """Load the models that are to be loaded before anybody asks, and say which could not be."""
+        for trouble in await self.host.preload():
+            say(trouble)
+
+    def abort(self) -> None:
+        """Stop everything that runs."""
+        for completion in list(self.running.values()):
+            completion.abort()
+
+    async def close(self) -> None:
+        """Stop what runs, settle it, and end every model."""
+        self.draining = True
+        self.abort()
+        await self.idle()
+        await self.host.close()
 
     async def idle(self) -> None:
         """Return when nothing runs: what runs is finished, and settled."""

@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from cerulea.text.tokenizer import Tokenizer, byte_letters
+from cerulea.text.spelling import byte_letters
+from cerulea.text.tokenizer import Tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
