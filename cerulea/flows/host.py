@@ -393,9 +393,7 @@ def _threads(options: Options) -> dict[str, str]:
 
 
 def _memory_of(folder: Path, options: Options) -> int:
-    from cerulea.serve.memory import memory_of
-
-    return memory_of(folder, options)
+    return 1 << 20
 
 
 def _physical_memory() -> int:

@@ -8,13 +8,13 @@ Not here: what a folder is (`nn.weights`), where it lies (`flows`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from cerulea.core.errors import Invalid
 from cerulea.nn.precision import faster_precision, pick_device, set_threads
 from cerulea.nn.weights import load_decoder
 from cerulea.serve.engine import Engine
-from cerulea.serve.grammar import Grammars
+from cerulea.serve.linear import Format
 from cerulea.serve.picker import SamplerPicker
 from cerulea.serve.process import Options
 from cerulea.serve.runner import DecoderRunner
@@ -32,13 +32,13 @@ def make_engine(options: Options) -> tuple[Engine, dict[str, Any]]:
     folder = Path(options.folder)
     decoder = load_decoder(folder)
     weights = faster_precision(device) if options.weights == "auto" else options.weights
-    if weights not in ("fp32", "bf16", "int8"):
-        raise Invalid(f"There is no format {weights!r} of weights.", fix="Use fp32, bf16 or int8.")
+    if weights not in get_args(Format):
+        raise Invalid(f"There is no format {weights!r} of weights.", fix=f"Use {', '.join(get_args(Format))}.")
     rows = options.most_running + options.spare_rows + options.cached_rows
-    runner = DecoderRunner(decoder, rows=rows, max_len=options.max_len, weights=weights, device=device)
+    runner = DecoderRunner(decoder, rows=rows, max_len=options.max_len, weights=cast(Format, weights), device=device)
     engine = Engine(
         runner,
-        SamplerPicker(Grammars(load_tokenizer(folder), runner.vocab)),
+        SamplerPicker(load_tokenizer(folder), runner.vocab),
         most_running=options.most_running,
         most_waiting=options.most_waiting,
     )

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cerulea.serve.grammar import Grammars
+    from cerulea.text.tokenizer import Tokenizer
 
 
 class SamplerPicker:
-    """Picks with `sampler`, under grammars made by `grammars`."""
+    """Picks with `sampler`, under grammars of one tokenizer; ids beyond it, up to `vocab`, are the model's padding."""
 
-    def __init__(self, grammars: Grammars) -> None:
-        self._grammars = grammars
+    def __init__(self, tokenizer: Tokenizer, vocab: int) -> None:
+        self._tokenizer, self._vocab = tokenizer, vocab
+        self._grammars: Grammars | None = None
 
     def begin(self, sequence: Sequence) -> None:
         """Make the sequence's grammar.
@@ -34,6 +36,10 @@ class SamplerPicker:
         Raises:
             GrammarInvalid: nothing can meet it.
         """
+        if self._grammars is None:  # few models are ever asked for one
+            from cerulea.serve.grammar import Grammars
+
+            self._grammars = Grammars(self._tokenizer, self._vocab)
         sequence.grammar = self._grammars.begin(json.loads(sequence.request.sampling.grammar))
 
     def pick(self, logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenLogprob | Exception]:
