@@ -19,7 +19,7 @@ from cerulea.api.answering import AtMostOnce, Begun, Through, Uses, answer_plain
 from cerulea.api.openai import EVENTS, detail_of, head_of, open_model, sampling_of, stops_of, with_logprobs
 from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import ChatIn, Message, NamedTool
-from cerulea.core.errors import Invalid
+from cerulea.core.errors import Invalid, NoChatTemplate
 from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
 from cerulea.flows.calls import Call, call_grammar, read_calls
 from cerulea.flows.complete import Completion, begin
@@ -117,7 +117,7 @@ def _write(served: Served, body: ChatIn) -> tuple[str, tuple[int, ...]]:
     template, specials = served.template, served.tokenizer.specials
     if template is None:
         raise About(
-            Invalid(
+            NoChatTemplate(
                 f"{served.label} has no chat template.",
                 why="It was trained on texts and not on conversations.",
                 fix="Use /v1/completions, or a model that has one.",

@@ -16,8 +16,8 @@ import typer
 from typer import Argument, Option
 
 from cerulea import __version__
+from cerulea.cli import chat, jobs, people, up, usage
 from cerulea.cli import fund as money
-from cerulea.cli import jobs, people, up, usage
 from cerulea.cli.lines import put
 from cerulea.cli.options import Home, Json, ModelName, settings_of
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
@@ -38,6 +38,7 @@ app = typer.Typer(
 
 app.command()(up.up)
 app.command()(up.worker)
+app.command()(chat.chat)
 for story in (*jobs.COMMANDS, usage.usage):
     app.command()(story)
 for word, part in (("fund", money.app), ("team", people.teams), ("person", people.persons), ("key", people.keys)):

@@ -17,6 +17,7 @@ from cerulea.client.jobs import JobCalls
 from cerulea.client.money import FundCalls, UsageCalls
 from cerulea.client.people import AuditCalls, KeyCalls, ModelCalls, PersonCalls, TeamCalls, WorkerCalls
 from cerulea.client.wire import HttpWire, InnerWire, Requests, Wire
+from cerulea.client.writing import WriteCalls
 from cerulea.core.settings import Settings, read_settings
 
 __all__ = ["Client"]
@@ -43,6 +44,7 @@ class Client:
         self.jobs = JobCalls(line)
         self.funds, self.usage = FundCalls(line), UsageCalls(line)
         self.teams, self.persons, self.keys = TeamCalls(line), PersonCalls(line), KeyCalls(line)
+        self.write = WriteCalls(line)
         self.models, self.workers, self.audit = ModelCalls(line), WorkerCalls(line), AuditCalls(line)
 
     def me(self) -> Me:

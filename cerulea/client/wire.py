@@ -30,6 +30,7 @@ T = TypeVar("T")
 TIMEOUT_S = 30.0
 TRIES = 4
 BACKOFF_S = 0.2  # before the first retry; doubles
+CODE = "x-cerulea-code"
 QUIET_S = 60.0  # a stream that says nothing for this long is broken: comments come every ten seconds
 
 
@@ -120,7 +121,7 @@ class HttpWire:
             with self._http.stream("POST", path, json=body, timeout=timeout) as answer:
                 if answer.is_error:
                     answer.read()
-                    raise error_of(answer.status_code, answer.content)
+                    raise error_of(answer.status_code, answer.content, answer.headers.get(CODE, ""))
                 yield answer.iter_lines()
         except httpx.HTTPError as error:
             raise self._gone(error) from error
@@ -215,7 +216,7 @@ class _Call:
         self._read = False
         self._gone = asyncio.Event()
         self._parts: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._status = 0
+        self._status, self._code = 0, ""
 
     async def run(self, app: Any) -> None:
         """Let the application answer."""
@@ -257,7 +258,7 @@ class _Call:
                 *whole, left = left.split(b"\n")
                 yield from (line.decode() for line in whole)
         if self._status >= 400:
-            raise error_of(self._status, left)
+            raise error_of(self._status, left, self._code)
 
     async def _receive(self) -> dict[str, Any]:
         if not self._read:
@@ -269,6 +270,7 @@ class _Call:
     async def _send(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            self._code = dict(message["headers"]).get(CODE.encode(), b"").decode()
         elif message["type"] == "http.response.body":
             self._parts.put(message.get("body", b""))
 

@@ -9,6 +9,7 @@
     │   │   └── HeldOutTooShort      fewer held-out tokens than one context
     │   ├── TokenizerInvalid       files that are no tokenizer, ids that do not fit
     │   ├── PromptTooLong          more tokens than the model's context
+    │   ├── NoChatTemplate         a conversation with a model that knows only texts
     │   ├── ArchitectureUnknown    a Hugging Face folder of a family we do not read
     │   ├── WeightsInvalid         tensors missing, left over or of another shape
     │   ├── PickleRefused          a file that could run code when it is opened
@@ -129,6 +130,12 @@ class PromptTooLong(Invalid):
     """A prompt has more tokens than the model's context."""
 
     code = "E-PROMPT-001"
+
+
+class NoChatTemplate(Invalid):
+    """A model has no chat template: it was trained on texts and not on conversations."""
+
+    code = "E-PROMPT-002"
 
 
 class ArchitectureUnknown(Invalid):
