@@ -64,11 +64,25 @@ async def requests(platform: Platform, clients: int, each: int) -> tuple[list[fl
         return opens, settles, perf_counter() - began
 
 
-def measure(platform: Platform) -> None:
+def synced_ms(folder: Path) -> float:
+    """What the disk takes to have 4 KiB for good, at this time: a request cannot be faster than two of these."""
+    times = []
+    with (folder / "sync").open("wb", buffering=0) as file:
+        for _ in range(100):
+            began = perf_counter()
+            file.seek(0)
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+            times.append(1000 * (perf_counter() - began))
+    return median(times)
+
+
+def measure(platform: Platform, folder: Path) -> None:
     """The table."""
     print("| clients | open ms, median | p95 | settle ms, median | p95 | open + settle ms | requests per s |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     asyncio.run(requests(platform, 1, 50))
+    before = synced_ms(folder)
     for clients, each in ((1, 400), (16, 100), (64, 50)):
         opens, settles, seconds = asyncio.run(requests(platform, clients, each))
         both = [1000 * (o + s) for o, s in zip(opens, settles, strict=True)]
@@ -77,6 +91,7 @@ def measure(platform: Platform) -> None:
             ordered = sorted(1000 * t for t in times)
             cells += [f"{median(ordered):.2f}", f"{ordered[int(0.95 * len(ordered))]:.2f}"]
         print(f"| {clients} | {' | '.join(cells)} | {median(both):.2f} | {len(opens) / seconds:,.0f} |")
+    print(f"4 KiB written and synced: {before:.2f} ms before, {synced_ms(folder):.2f} ms after")
 
 
 def main() -> None:
@@ -91,7 +106,7 @@ def main() -> None:
         try:
             url = databases.make("postgresql" if words.postgres else "sqlite").url
             with open_platform(Settings(home=Path(folder) / "home", database_url=url)) as platform:
-                measure(platform)
+                measure(platform, Path(folder))
         finally:
             databases.drop_all()
     if words.rounds:

@@ -44,6 +44,7 @@ from cerulea.store.database import Tx
 
 T = TypeVar("T")
 LEASE_MS = 120_000  # how long a hold stands without a word from who has it
+RENEW_S = 15.0  # after which who has it and needs no tokens should say a word; shorter than the conductor's patience
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,120}")
 
 log = logging.getLogger("cerulea.bill")

@@ -223,6 +223,25 @@ def test_holds_of_requests_end_within_thirty_seconds_of_their_time(platform: Pla
     assert [hold.request for hold in platform.ledger.holds("lab")] == ["r2"]
 
 
+def test_a_calendar_that_was_set_ahead_ends_no_request_that_says_it_runs(
+    platform: Platform, ada: Caller, clock: FakeClock
+):
+    give(platform, nanos("1"))
+    conductor = Conductor(platform, Desk(platform))
+    clock.advance(int(BOOKS_S * 1000))
+    conductor.tick()
+    bill = opened(platform, ada)
+
+    clock.jump(10 * LEASE_MS)
+    clock.advance(int(BOOKS_S * 1000))
+    conductor.tick()
+    assert bill.renew_now() is True
+    clock.advance(int(BOOKS_S * 1000))
+    conductor.tick()
+
+    assert bill.extend_now(5) == 5
+
+
 def test_who_settles_after_the_sweep_is_not_charged_and_the_row_says_so(
     platform: Platform, ada: Caller, clock: FakeClock
 ):

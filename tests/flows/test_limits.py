@@ -58,7 +58,7 @@ def test_tokens_of_the_prompt_and_of_every_lease_count(platform: Platform, ada: 
         opened(platform, ada, request_id="r3", first_tokens=5)
 
 
-def test_a_first_lease_is_never_what_a_request_is_refused_for(platform: Platform, ada: Caller):
+def test_a_first_lease_is_cut_to_what_fits_into_a_minute(platform: Platform, ada: Caller):
     give(platform, nanos("1"))
     limited(platform, ada, tokens=30)
 
