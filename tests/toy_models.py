@@ -58,6 +58,7 @@ class Toy:
         flow = ToyFlow(self, request)
         self.host.flows.append(flow)
         self.host.requests.append(request)
+        self.host.every.append((request, flow))
         return flow
 
     def logprobs(self, ids: list[int]) -> np.ndarray:
@@ -162,18 +163,20 @@ class ToyFlow:
 
 
 class ToyHost:
-    """Models by label. What a test changes: `paused`, `refusal`, `breaks_at`, `scripts`, `cached`."""
+    """Models by label. What a test changes: `paused`, `refusal`, `breaks_at`, `scripts`, `cached`, ..."""
 
     def __init__(self, *labels: str) -> None:
         self.tokenizer = bytes_tokenizer()
         self.served = {label: Toy(label, self, chats="plain" not in label) for label in labels or ("toy@1",)}
         self.flows: list[ToyFlow] = []  # that have not ended
         self.requests: list[Request] = []  # that ever came
+        self.every: list[tuple[Request, ToyFlow]] = []
         self.scripts: dict[str, str | list[int]] = {}  # what is written after a prompt that ends so
         self.paused, self.breaks_at, self.cached, self.most = False, None, 0, 4096
         self.breaks_at: int | None
         self.refusal: CeruleaError | None = None
         self.unready: CeruleaError | None = None
+        self.anything = False  # every name is the first model's
 
     async def open(self, caller: Caller, label: str) -> Toy:
         if self.unready is not None:
@@ -181,6 +184,8 @@ class ToyHost:
         for known, model in self.served.items():
             if label in (known, known.partition("@")[0]):
                 return model
+        if self.anything:
+            return next(iter(self.served.values()))
         raise NotFound(f"There is no model {label!r}.", why=f"The nearest is {next(iter(self.served))}.")
 
     def models(self, caller: Caller) -> list[Offer]:

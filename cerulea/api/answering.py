@@ -55,6 +55,18 @@ async def gateway_of(request: Request) -> Gateway:
 Through = Annotated[Gateway, Depends(gateway_of)]
 
 
+async def whole_characters(request: Request) -> None:
+    """Refuse half of a surrogate pair, wherever in the body: no tokenizer, database or grammar can hold one."""
+    if b"\\ud" not in (await request.body()).lower():
+        return
+    try:
+        json.dumps(json.loads(await request.body()), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Invalid("The body has half of a surrogate pair (\\ud800 to \\udfff alone).", fix="Send UTF-8.") from None
+    except (ValueError, RecursionError):
+        pass  # no JSON, which is said elsewhere
+
+
 class Once:
     """The key of a call that is done once, and what tells equal calls."""
 

@@ -16,11 +16,11 @@ import secrets
 import struct
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Depends, Path, Response
 from fastapi.responses import JSONResponse
 
 from cerulea.api import openai_answers as out
-from cerulea.api.answering import AtMostOnce, Begun, Through, Uses, answer_plainly, answer_streamed
+from cerulea.api.answering import AtMostOnce, Begun, Through, Uses, answer_plainly, answer_streamed, whole_characters
 from cerulea.api.asking import Opened
 from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import CompletionIn, DetokenizeIn, EmbeddingIn, Sampling, TokenizeIn
@@ -34,7 +34,7 @@ from cerulea.people import Caller
 from cerulea.serve.request import SamplingParams
 from cerulea.text.token_text import spelling_of
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(tags=["openai"], dependencies=[Depends(whole_characters)])
 DEFAULT_TOKENS = 16  # of a completion that does not say
 MOST_BIAS = 100.0
 SMALLEST_TOP_P = 1e-9  # OpenAI allows 0, which leaves the likeliest token

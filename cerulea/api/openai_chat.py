@@ -12,10 +12,10 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 
 from cerulea.api import openai_answers as out
-from cerulea.api.answering import AtMostOnce, Begun, Through, Uses, answer_plainly, answer_streamed
+from cerulea.api.answering import AtMostOnce, Begun, Through, Uses, answer_plainly, answer_streamed, whole_characters
 from cerulea.api.openai import EVENTS, detail_of, head_of, open_model, sampling_of, stops_of, with_logprobs
 from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import ChatIn, Message, NamedTool
@@ -28,7 +28,7 @@ from cerulea.flows.serving import Gateway, Served
 from cerulea.people import Caller
 from cerulea.text.token_text import spelling_of
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(tags=["openai"], dependencies=[Depends(whole_characters)])
 # What ends a turn in the families that are known; a template may name others (`stop_tokens`).
 TURN_ENDS = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>")
 

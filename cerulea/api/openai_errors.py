@@ -156,7 +156,8 @@ def malformed(found: Iterable[Mapping[str, Any]]) -> Response:
     elif first["type"] == "missing":
         text, code = f"Missing required parameter: {param!r}.", "missing_required_parameter"
     else:
-        text, code = f"Invalid value for {param or 'the body'}: {first['msg']}.", "invalid_value"
+        hint = "" if param else " Send a JSON object, with Content-Type: application/json."
+        text, code = f"Invalid value for {param or 'the body'}: {first['msg']}.{hint}", "invalid_value"
     return _response(400, _body(text, "invalid_request_error", param, code), {"x-cerulea-code": Invalid.code})
 
 

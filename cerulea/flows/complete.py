@@ -54,6 +54,7 @@ class _Sequence:
     cached: int = 0
     over: bool = False  # the engine is done with it
     ended: bool = False  # its last piece was given
+    finish: str = ""
 
     @property
     def wants(self) -> int:
@@ -152,7 +153,8 @@ class Completion:
         groups = range(0, len(self.sequences), self.ask.best_of)
         # Others of one prompt find what the first one left in the cache, so that the least is what was there before.
         self.cached_tokens = sum(min(one.cached for one in self.sequences[i : i + self.ask.best_of]) for i in groups)
-        finish = "error" if self.error else "abort" if self._aborted else "end"
+        reasons = {one.finish for one in self.sequences}
+        finish = "error" if self.error else "abort" if self._aborted else "stop" if "stop" in reasons else "length"
         try:
             await self.bill.settle(self.usage, cached_tokens=self.cached_tokens, finish=finish)
         except CeruleaError as error:
@@ -210,7 +212,7 @@ class Completion:
         told, one.told = told + one.told[:due], one.told[due:]
         finish, detail = self._end_of(one, delta, stopped) if ends else ("", "")
         if ends:
-            one.ended = True
+            one.ended, one.finish = True, finish
             if not delta.finish:
                 one.flow.abort()
         if ends or text or told:

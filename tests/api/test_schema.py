@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from cerulea.api.app import create_app
 from tests.serving import key_for, platform_in
+from tests.toy_models import ToyHost, toy_gateway
 
 from .test_roles import ROUTES
 
@@ -27,9 +28,10 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, d
     home: Path = tmp_path_factory.mktemp("described")
     with platform_in(home) as platform:
         key = platform.people.create_key("owner", team="home", name="t", actor="owner")[0]
-        schema = schemathesis.openapi.from_asgi(
-            "/openapi.json", create_app(platform), config=schemathesis.Config.from_dict(REFUSED)
-        )
+        host = ToyHost()
+        host.anything = True
+        app = create_app(platform, gateway=toy_gateway(platform, host))
+        schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=schemathesis.Config.from_dict(REFUSED))
         yield schema, {"work": key_for(platform, "service"), "": key}
 
 
