@@ -60,6 +60,7 @@ class ChoiceOut(Out):
     index: int
     logprobs: LogprobsOut | None
     finish_reason: Literal["stop", "length"]
+    token_ids: list[int] | None = None
     cerulea: StopDetail | None = None
 
 

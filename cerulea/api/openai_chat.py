@@ -76,7 +76,7 @@ async def _begin(body: ChatIn, caller: Caller, gateway: Gateway) -> Completion:
             endpoint="chat/completions",
             prompts=(Prompt(ids=tuple(ids) or (served.tokenizer.begin_of_text,), text=text),),
             sampling=with_logprobs(sampling, (body.top_logprobs or 0) if body.logprobs else -1, echo=False),
-            fill=most is None,
+            fill=most is None or bool(body.fit_context),
             best_of=body.n or 1,
             stops=stops_of(body),
             strict=bool(body.strict),

@@ -18,7 +18,7 @@ Whole = Annotated[int, WHOLE]
 Tokens = Annotated[int, Field(ge=0, le=10_000_000), WHOLE]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 ModelName = Annotated[
-    str, Field(min_length=1, max_length=200, examples=["brook@3"], description="As /v1/models lists.")
+    str, Field(min_length=1, max_length=1000, examples=["brook@3"], description="As /v1/models lists.")
 ]
 Id = Annotated[int, Field(ge=0, le=2**31), WHOLE]
 Ids = Annotated[list[Id], Field(max_length=1_000_000)]
@@ -81,6 +81,7 @@ class Sampling(In):
     stop_token_ids: Annotated[list[Id], Field(max_length=256)] | None = None
     deterministic: bool | None = Field(None, description="Every bit independent of who is served beside.")
     strict: bool | None = Field(None, description="Hold the money for the longest answer at once, or refuse.")
+    fit_context: bool | None = Field(None, description="Write less than max_tokens where the context has less room.")
     share_prefix: bool | None = Field(None, description="False: neither read nor leave a cached prefix.")
 
 
@@ -94,6 +95,7 @@ class CompletionIn(Sampling):
     best_of: Annotated[int, Field(ge=1, le=20), WHOLE] | None = Field(None, description="n of so many are given.")
     logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
     echo: bool | None = Field(None, description="Give the prompt back before the text.")
+    return_token_ids: bool | None = Field(None, description="Give the ids that were written, as `token_ids`.")
     suffix: str | None = Field(None, description="Refused: these models write forward only.")
 
     model_config = ConfigDict(

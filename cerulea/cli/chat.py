@@ -20,7 +20,7 @@ from typer import Option
 from cerulea.cli.lines import put
 from cerulea.cli.options import Home, Json, ModelName
 from cerulea.cli.reach import Url, client_of
-from cerulea.core.errors import CeruleaError, Invalid, NoChatTemplate
+from cerulea.core.errors import CeruleaError, Invalid, NoChatTemplate, PromptTooLong
 
 if TYPE_CHECKING:
     from cerulea.client import Client
@@ -81,18 +81,28 @@ class Talk:
         return [*([{"role": "system", "content": self.system}] if self.system else []), *self.turns]
 
     def pieces(self) -> Iterator[Piece]:
-        """The answer to the last turn, as it is written."""
-        if not self.plain:
+        """The answer to the last turn, as it is written; the oldest turns go where the context is too short for all."""
+        while True:
             try:
-                yield from self.client.write.chat(self.model, self.messages(), **self.how)
+                yield from self._plainly() if self.plain else self._chatting()
                 return
             except NoChatTemplate:
                 self.plain = True
                 print(f"({self.model} knows no conversations; it is shown a transcript)", file=sys.stderr, flush=True)
-        from cerulea.text.chat import plain_transcript
+            except PromptTooLong:
+                if len(self.turns) < 3:
+                    raise
+                del self.turns[:2]
+                print("(the beginning of the talk does not fit any more)", file=sys.stderr, flush=True)
 
-        prompt, stops = plain_transcript(self.messages())
-        yield from self.client.write.complete(self.model, prompt, stop=list(stops), fit_context=True, **self.how)
+    def _chatting(self) -> Iterator[Piece]:
+        return self.client.write.chat(self.model, self.messages(), fit_context=True, **self.how)
+
+    def _plainly(self) -> Iterator[Piece]:
+        from cerulea.text.chat import TRANSCRIPT_STOPS, plain_transcript
+
+        how = {"stop": list(TRANSCRIPT_STOPS), "fit_context": True, **self.how}
+        return self.client.write.complete(self.model, plain_transcript(self.messages()), **how)
 
 
 def _lines(typed: bool) -> Iterator[str]:
@@ -139,6 +149,7 @@ def _answer(talk: Talk, question: str, as_json: bool) -> None:
 def _command(talk: Talk, line: str, as_json: bool) -> bool:
     """Do what a line that begins with / says; False to leave."""
     name, _, rest = line[1:].partition(" ")
+    rest = rest.strip()
     match name:
         case "quit" | "exit":
             return False
@@ -147,7 +158,7 @@ def _command(talk: Talk, line: str, as_json: bool) -> bool:
         case "new":
             talk.turns.clear()
         case "system":
-            talk.system = rest.strip()
+            talk.system = rest
         case "undo":
             del talk.turns[-2:]
         case "retry" if len(talk.turns) >= 2:
@@ -156,10 +167,10 @@ def _command(talk: Talk, line: str, as_json: bool) -> bool:
             _answer(talk, question, as_json)
         case "set":
             _set(talk, rest)
-        case "save" if rest.strip():
+        case "save" if rest:
             from cerulea.core.files import json_line
 
-            path = Path(rest.strip()).expanduser()
+            path = Path(rest).expanduser()
             path.write_text("".join(json_line(turn) + "\n" for turn in talk.messages()), encoding="utf-8")
             print(f"wrote {path}")
         case _:

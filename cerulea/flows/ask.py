@@ -57,6 +57,7 @@ class Piece:
     finish: str = ""  # stop | length, with the last piece
     detail: str = ""  # with it, where there is more to say: budget, context, aborted
     embedding: tuple[float, ...] = ()
+    ids: tuple[int, ...] = ()  # tokens written since the piece before
 
 
 @dataclass(slots=True)
@@ -69,3 +70,4 @@ class Text:
     finish: str = ""
     detail: str = ""
     embedding: tuple[float, ...] = ()
+    ids: tuple[int, ...] = ()

@@ -50,6 +50,7 @@ class _Sequence:
     written: int = 0  # tokens
     shown: int = 0  # characters given, and those before them
     told: list[Told] = field(default_factory=list)  # of text that is still held back
+    ids: tuple[int, ...] = ()  # written since the last piece
     usage: Usage | None = None
     cached: int = 0
     over: bool = False  # the engine is done with it
@@ -192,6 +193,7 @@ class Completion:
             raise EngineFailed(f"The engine of {self.served.label} failed: {delta.detail or 'no reason given'}.")
         if one.ended:
             return  # a stop string was found before; what came after it is paid and not shown
+        one.ids += delta.tokens
         told: list[Told] = []
         text = ""
         if one.echo is not None and (delta.prompt_logprobs or not self._awaits_prompt(one, delta)):
@@ -216,7 +218,8 @@ class Completion:
             if not delta.finish:
                 one.flow.abort()
         if ends or text or told:
-            self._pieces.put_nowait(Piece(one.index, text, tuple(told), finish, detail, delta.embedding))
+            self._pieces.put_nowait(Piece(one.index, text, tuple(told), finish, detail, delta.embedding, one.ids))
+            one.ids = ()
         if not ends and one.wants > 0 and (self._lender is None or self._lender.done()):
             self._lender = asyncio.create_task(self._lend())
 
@@ -391,6 +394,7 @@ async def collect(completion: Completion) -> list[Text]:
             whole.text += piece.text
             whole.told += piece.told
             whole.embedding += piece.embedding
+            whole.ids += piece.ids
             whole.finish, whole.detail = piece.finish or whole.finish, piece.detail or whole.detail
     if completion.error is not None:
         raise completion.error

@@ -25,7 +25,7 @@ from typing import Any
 from cerulea.compute.launcher import PARENT, environment
 from cerulea.core.errors import CeruleaError, EngineFailed, ModelTooLarge, NotReady, QueueFull, restore
 from cerulea.core.values import Usage
-from cerulea.flows.model_folders import Model, find_registered
+from cerulea.flows.model_folders import Model, find_model, find_registered
 from cerulea.flows.platform import Platform
 from cerulea.flows.serving import Gateway, Offer
 from cerulea.people import Caller
@@ -106,9 +106,8 @@ class Served:
     def __init__(self, engine: _Engine, info: dict[str, Any], bounds: Options) -> None:
         self._engine, self._bounds, self.info = engine, bounds, info
         model = engine.model
-        assert model.registered is not None
         self.label, self.name, self.version = model.label, model.name, model.version
-        self.team, self.folder = model.registered.team, model.folder
+        self.folder = model.folder
         self.context, self.vocab = int(info["context"]), int(info["vocab"])
 
     @cached_property
@@ -189,7 +188,9 @@ class Host:
         """
         if self.draining:
             raise NotReady("This server is about to stop.", retry_after_s=5)
-        model = await asyncio.to_thread(find_registered, self.platform, label, teams=caller.teams)
+        # Who sits at this machine has no key, and may name a folder of it.
+        find = find_registered if caller.key else find_model
+        model = await asyncio.to_thread(find, self.platform, label, teams=caller.teams)
         engine = self._engine(model)
         assert engine.ready is not None
         try:
