@@ -25,6 +25,7 @@ from cerulea import __version__
 from cerulea.api import funds, jobs, live, models, openai, openai_chat, openai_errors, operate, people, usage, work
 from cerulea.api.asking import Needs
 from cerulea.api.meter import Meter
+from cerulea.api.model_meter import ModelMeter
 from cerulea.api.problems import MEDIA, Problem, respond
 from cerulea.core.clock import new_id
 from cerulea.core.errors import CeruleaError, FileTrouble, Invalid, NotFound, Unreachable
@@ -53,7 +54,8 @@ def create_app(platform: Platform, *, trusted: Caller | None = None, gateway: Ga
     app = FastAPI(title="Cerulea", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.platform, app.state.trusted = platform, trusted
     app.state.meter, app.state.desk = Meter(platform), Desk(platform)
-    app.state.gateway = gateway or Gateway(platform=platform)
+    gateway = app.state.gateway = gateway or Gateway(platform=platform)
+    gateway.observer = ModelMeter(gateway, app.state.meter.registry)
     for part in ROUTERS:
         app.include_router(part.router)
     _check_scopes(app)

@@ -17,6 +17,7 @@ import dataclasses
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
 from cerulea.core.errors import CeruleaError, EngineFailed, HoldClosed, Invalid, PromptTooLong
 from cerulea.core.values import Usage
@@ -51,6 +52,7 @@ class _Sequence:
     shown: int = 0  # characters given, and those before them
     told: list[Told] = field(default_factory=list)  # of text that is still held back
     ids: tuple[int, ...] = ()  # written since the last piece
+    seen_at: float = 0.0  # when its newest tokens came
     usage: Usage | None = None
     cached: int = 0
     over: bool = False  # the engine is done with it
@@ -70,6 +72,7 @@ class Completion:
         self.gateway, self.caller, self.served, self.ask, self.bill = gateway, caller, served, ask, bill
         self.id = ask.id
         self.created = gateway.platform.clock.now() // 1000
+        self.came_at = monotonic()
         self.prompt_tokens = sum(len(prompt.ids) for prompt in ask.prompts)
         self.error: CeruleaError | None = None
         self.cached_tokens = 0
@@ -186,6 +189,7 @@ class Completion:
         self.abort()
 
     def _take(self, one: _Sequence, delta: Delta) -> None:
+        self._observe(one, delta)
         one.written += len(delta.tokens)
         if delta.finish:
             one.over, one.usage, one.cached = True, delta.usage, delta.cached_tokens
@@ -222,6 +226,16 @@ class Completion:
             one.ids = ()
         if not ends and one.wants > 0 and (self._lender is None or self._lender.done()):
             self._lender = asyncio.create_task(self._lend())
+
+    def _observe(self, one: _Sequence, delta: Delta) -> None:
+        observer, model, now = self.gateway.observer, self.served.label, monotonic()
+        if delta.tokens and one.written:
+            observer.between(model, now - one.seen_at, len(delta.tokens))
+        elif delta.tokens:
+            observer.first(model, now - self.came_at)
+        one.seen_at = now
+        if delta.finish:
+            observer.ended(model, delta, now - self.came_at)
 
     def _awaits_prompt(self, one: _Sequence, delta: Delta) -> bool:
         asked = self.ask.sampling.prompt_logprobs >= 0 and len(one.prompt.ids) > 1
@@ -266,6 +280,7 @@ class Completion:
                 missing = sum(one.wants for one in needy) - spare
                 if missing > 0 and not self._broke:
                     granted = await self.bill.extend(missing)
+                    self.gateway.observer.leased(self.served.label, missing, granted)
                     self._broke = granted == 0
                     spare += granted
                 for one in needy:

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -215,7 +215,7 @@ class Host:
             for version in self.platform.registry.versions(teams=caller.teams)
         ]
 
-    def loaded(self) -> list[tuple[str, dict[str, Any]]]:
+    def loaded(self) -> list[tuple[str, Mapping[str, Any]]]:
         """Labels of loaded models, and their engines' counters."""
         return [(label, engine.stats) for label, engine in self._engines.items() if engine.loaded]
 

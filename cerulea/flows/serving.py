@@ -122,6 +122,10 @@ class Host(Protocol):
         """What the caller may ask for."""
         ...
 
+    def loaded(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Labels of loaded models, and their engines' counters."""
+        ...
+
     async def preload(self) -> list[str]:
         """Load what is to be loaded before anybody asks; what could not be, and why."""
         ...
@@ -201,6 +205,42 @@ class Texts(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Who counts what requests to models take; seconds."""
+
+    def first(self, model: str, seconds: float) -> None:
+        """From a request's coming to a sequence's first token."""
+        ...
+
+    def between(self, model: str, seconds: float, tokens: int) -> None:
+        """From one step's tokens to the next one's."""
+        ...
+
+    def ended(self, model: str, delta: Delta, seconds: float) -> None:
+        """A sequence has ended, so long after its request came."""
+        ...
+
+    def leased(self, model: str, asked: int, granted: int) -> None:
+        """A lease was to be extended by so many tokens."""
+        ...
+
+
+class Unobserved:
+    """Nobody counts."""
+
+    def first(self, model: str, seconds: float) -> None:
+        """Nothing."""
+
+    def between(self, model: str, seconds: float, tokens: int) -> None:
+        """Nothing."""
+
+    def ended(self, model: str, delta: Delta, seconds: float) -> None:
+        """Nothing."""
+
+    def leased(self, model: str, asked: int, granted: int) -> None:
+        """Nothing."""
+
+
 class NoHost:
     """Where no models are run."""
 
@@ -209,6 +249,10 @@ class NoHost:
         raise NotFound(f"There is no model {label[:100]!r} here.", why="This server runs no models.")
 
     def models(self, caller: Caller) -> list[Offer]:
+        """None."""
+        return []
+
+    def loaded(self) -> list[tuple[str, Mapping[str, Any]]]:
         """None."""
         return []
 
@@ -246,6 +290,7 @@ class Gateway:
     host: Host = field(default_factory=NoHost)
     open_bill: OpenBill = _open_bill
     read_usage: ReadUsage = _read_usage
+    observer: Observer = field(default_factory=Unobserved)
     draining: bool = False  # takes no new requests; those that run finish
     running: dict[str, Completion] = field(default_factory=dict)  # by request id
     keyed: dict[tuple[str, str], tuple[str, asyncio.Task[Any]]] = field(default_factory=dict)  # see `flows.attach`

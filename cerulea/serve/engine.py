@@ -60,6 +60,9 @@ class Sequence:
     picker_state: Any = None  # what the picker keeps of it (counts for penalties)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     hidden_sum: Any = None  # for an embedding
+    came_at: float = 0.0  # seconds, of the engine's clock
+    started_at: float = 0.0
+    first_at: float = 0.0
 
     @property
     def id(self) -> str:
@@ -190,7 +193,7 @@ class Engine:
         """
         assert request.id not in self._by_id, request.id
         self._check(request)
-        sequence = Sequence(request, list(request.prompt), request.leased)
+        sequence = Sequence(request, list(request.prompt), request.leased, came_at=self.clock())
         if request.sampling.grammar:
             self.picker.begin(sequence)
         self._by_id[request.id] = sequence
@@ -260,6 +263,7 @@ class Engine:
             scope = (request.team, request.sampling.deterministic)
             one.row, one.cached = self.rows.take(scope, request.prompt, share=share)
             one.computed = one.cached
+            one.started_at = self.clock()
             self._running.append(one)
 
     def _is_being_read(self, request: Request) -> bool:
@@ -334,6 +338,8 @@ class Engine:
         if isinstance(picked, Exception):
             return self._end(one, "error", detail=str(picked))
         sampling, first = one.request.sampling, one.written == 0
+        if first:
+            one.first_at = self.clock()
         one.tokens.append(picked.token)
         self._written += 1
         self.scheduler.count(one.team, written=1)
@@ -370,6 +376,8 @@ class Engine:
             given["prompt_logprobs"] = tuple(one.prompt_logprobs)
         # A prompt counts as far as it was read; what was copied from a cached prefix is told beside it.
         usage = Usage(prompt_tokens=computed, completion_tokens=one.written)
+        given["queue_ms"] = 1000 * max(0.0, one.started_at - one.came_at)
+        given["prefill_ms"] = 1000 * max(0.0, one.first_at - one.started_at)
         return Delta(id=one.id, finish=finish, usage=usage, cached_tokens=one.cached, **given)
 
     def _check(self, request: Request) -> None:

@@ -80,6 +80,8 @@ class Delta:
     detail: str = ""  # lease: the lease ended; context: the context is full; or what failed
     usage: Usage | None = None  # with the last delta
     cached_tokens: int = 0  # of the prompt, read from a cached prefix; with the last delta
+    queue_ms: float = 0.0  # from its coming to its start; with the last delta
+    prefill_ms: float = 0.0  # from there to its first token
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, without what is empty."""
