@@ -36,7 +36,7 @@ from cerulea.flows import limits
 from cerulea.flows.fund import find_team
 from cerulea.flows.limits import KeyLimit
 from cerulea.flows.platform import Platform
-from cerulea.flows.usage import RequestUsage, is_noted, note
+from cerulea.flows.usage import RequestUsage, note
 from cerulea.ledger import holds
 from cerulea.ledger.book import Hold
 from cerulea.people import Caller
@@ -277,45 +277,44 @@ class Bill:
     def _settle(self, tx: Tx, usage: Usage, cached_tokens: int, finish: str) -> None:
         # Whoever ends the same request, or sweeps it, waits here until this one is done.
         held = tx.value(f"SELECT amount FROM open_hold WHERE key = :key{tx.for_update}", key=self.hold_key)
-        if is_noted(tx, self.request_id):
-            return
         due = self.cost(usage.completion_tokens, max(usage.prompt_tokens - cached_tokens, 0))
-        charged, key = min(due, held or 0), f"{self.hold_key}/post"
-        if held is not None and due > held:
-            log.error("request %s used %s beyond its lease: %d of %d", self.request_id, usage, due, held)
+        charged = min(due, held or 0)
+        row = RequestUsage(
+            request_id=self.request_id,
+            begun_at=self.begun_at,
+            ended_at=self.platform.clock.now(),
+            team=self.caller.team,
+            fund=self.fund,
+            person=self.caller.person,
+            api_key=self.caller.key,
+            model=self.model,
+            version=self.version,
+            endpoint=self.endpoint,
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=cached_tokens,
+            completion_tokens=usage.completion_tokens,
+            charged=Nanos(charged),
+            absorbed=Nanos(due - charged),
+            finish=finish,
+        )
+        # The row before the money, so that the team's account, which others want, is locked for the shorter time.
+        if not note(tx, row):
+            return
+        ledger, key, actor = self.platform.ledger, f"{self.hold_key}/post", self.caller.actor
         if charged:
             detail = {
                 "model": self.model,
                 "usage": {**usage.as_json(), "cached_tokens": cached_tokens},
                 "rates": [list(rate) for rate in self.rates],
             }
-            self.platform.ledger.settle(self.hold_key, charged, key=key, detail=detail, actor=self.caller.actor, tx=tx)
+            ledger.settle(self.hold_key, charged, key=key, detail=detail, actor=actor, tx=tx)
         elif held is not None:
-            self.platform.ledger.void(self.hold_key, key=key, actor=self.caller.actor, tx=tx)
+            ledger.void(self.hold_key, key=key, actor=actor, tx=tx)
         if due > charged:
-            reason = f"request {self.request_id}: its lease had ended" if held is None else "beyond its lease"
-            self.platform.ledger.absorb(due - charged, key=f"{self.hold_key}/absorbed", reason=reason, tx=tx)
-        note(
-            tx,
-            RequestUsage(
-                request_id=self.request_id,
-                begun_at=self.begun_at,
-                ended_at=self.platform.clock.now(),
-                team=self.caller.team,
-                fund=self.fund,
-                person=self.caller.person,
-                api_key=self.caller.key,
-                model=self.model,
-                version=self.version,
-                endpoint=self.endpoint,
-                prompt_tokens=usage.prompt_tokens,
-                cached_tokens=cached_tokens,
-                completion_tokens=usage.completion_tokens,
-                charged=Nanos(charged),
-                absorbed=Nanos(due - charged),
-                finish=finish,
-            ),
-        )
+            if held is not None:
+                log.error("request %s used %s beyond its lease: %d of %d", self.request_id, usage, due, held)
+            reason = f"request {self.request_id}: {'its lease had ended' if held is None else 'beyond its lease'}"
+            ledger.absorb(due - charged, key=f"{self.hold_key}/absorbed", reason=reason, tx=tx)
 
     async def _off(self, work: Callable[[], T]) -> T:
         """Run it in a thread; it goes on where who waits for it is cancelled."""

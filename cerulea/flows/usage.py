@@ -73,11 +73,6 @@ def note(tx: Tx, usage: RequestUsage) -> bool:
     )
 
 
-def is_noted(tx: Tx, request_id: str) -> bool:
-    """Whether a request has its row."""
-    return tx.one("SELECT 1 AS one FROM request_usage WHERE request_id = :id", id=request_id) is not None
-
-
 def usage_of(platform: Platform, caller: Caller, request_id: str) -> RequestUsage:
     """What one request used and paid.
 

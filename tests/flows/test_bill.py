@@ -290,6 +290,34 @@ def test_what_is_free_is_counted_and_holds_nothing(platform: Platform, ada: Call
     assert (row.charged, row.absorbed, row.completion_tokens) == (0, 0, 70)
 
 
+def test_what_is_settled_from_all_sides_is_paid_once(platform: Platform, ada: Caller):
+    """Three gateways that each believe the request to be theirs, and the sweep, at once; again and again."""
+    give(platform, nanos("1"))
+    for turn in range(5):
+        bills = [opened(platform, ada, request_id=f"r{turn}") for _ in range(3)]
+        with ThreadPoolExecutor(4) as pool:
+            ends = [pool.submit(bill.settle_now, used(10, 20 + n), finish="stop") for n, bill in enumerate(bills)]
+            pool.submit(platform.ledger.expire).result()
+        assert [end.exception() for end in ends] == [None] * 3
+
+        assert usage_of(platform, ada, f"r{turn}").charged > 0
+
+    with platform.database.read() as tx:
+        assert tx.value("SELECT SUM(charged) FROM request_usage") == settled(platform)
+    assert platform.ledger.holds("lab") == []
+    assert audit(platform.database).problems == []
+
+
+def test_what_goes_beyond_its_lease_is_the_houses_and_noticed(platform: Platform, ada: Caller, caplog):
+    give(platform, nanos("1"))
+
+    opened(platform, ada).settle_now(used(10, 70), finish="stop")
+
+    row = usage_of(platform, ada, "r1")
+    assert (row.charged, row.absorbed) == (10 * PROMPT + 64 * WRITTEN, 6 * WRITTEN)
+    assert "beyond its lease" in caplog.text
+
+
 def test_usage_of_another_team_does_not_exist(platform: Platform, ada: Caller):
     opened(platform, platform.people.caller()).settle_now(used(10, 5), finish="stop")
 
