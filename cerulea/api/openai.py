@@ -38,7 +38,13 @@ router = APIRouter(tags=["openai"], dependencies=[Depends(whole_characters)])
 DEFAULT_TOKENS = 16  # of a completion that does not say
 MOST_BIAS = 100.0
 SMALLEST_TOP_P = 1e-9  # OpenAI allows 0, which leaves the likeliest token
-EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_EVENT = {
+    "type": "object",
+    "description": "One chunk, or [DONE]; a failure is a chunk with `error`.",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "contentMediaType": "application/json"}},
+}
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 RequestId = Annotated[str, Path(max_length=100, description="`id` of an answer.", examples=["cmpl-7f3a91c2d0b4"])]
 ModelPath = Annotated[str, Path(max_length=200, description="As /v1/models lists.", examples=["brook@3"])]
 
