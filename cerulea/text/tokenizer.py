@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from cerulea.core.errors import NotFound, TokenizerInvalid
+from cerulea.text.spelling import Spelling, byte_letters, spell
 
 END_OF_TEXT = "<|endoftext|>"
 CHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -34,15 +36,6 @@ _SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 # Words with their leading space, or runs of white space as GPT-2's pattern cuts them. Every match is a
 # whole number of GPT-2's words, so that matches can be encoded alone.
 _CHUNK = re.compile(rf" ?[^{_SPACE}]+|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+")
-
-
-def byte_letters() -> dict[str, int]:
-    """GPT-2's printable stand-in of every byte: printable bytes are themselves, others follow from U+0100."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = {chr(b): b for b in printable}
-    others = (b for b in range(256) if b not in set(printable))
-    letters.update({chr(256 + i): b for i, b in enumerate(others)})
-    return letters
 
 
 class Tokenizer:
@@ -115,6 +108,16 @@ class Tokenizer:
         """Text of ids; special tokens are left out, broken UTF-8 becomes U+FFFD."""
         known = self.vocab
         return self.library.decode([int(i) for i in ids if i < known], skip_special_tokens=True)
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """The bytes behind each id, for writing text token by token."""
+        return spell(self.library)
+
+    @property
+    def token_bytes(self) -> tuple[bytes, ...]:
+        """Bytes by id; b"" for special tokens."""
+        return self.spelling.table
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and the two small files that Hugging Face's loaders look for."""
