@@ -32,7 +32,7 @@ from cerulea.flows.prompts import encode, read_prompts
 from cerulea.flows.serving import Gateway, Offer, Served
 from cerulea.people import Caller
 from cerulea.serve.request import SamplingParams
-from cerulea.text.spelling import spelling_of
+from cerulea.text.stream import text_of
 
 router = APIRouter(tags=["openai"], dependencies=[Depends(whole_characters)])
 DEFAULT_TOKENS = 16  # of a completion that does not say
@@ -77,7 +77,7 @@ async def create_completion(body: CompletionIn, caller: Uses, gateway: Through, 
             return served, await begin(gateway, caller, served, ask)
 
     def choice(served: Served, piece: Piece | Text, index: int) -> dict[str, Any]:
-        told = out.logprobs_of(piece.told, spelling_of(served.tokenizer), body.logprobs or 0) if reports else None
+        told = out.logprobs_of(piece.told, served.tokenizer, body.logprobs or 0) if reports else None
         return {
             "text": piece.text,
             "index": index,
@@ -203,12 +203,11 @@ async def tokenize(body: TokenizeIn, caller: Uses, gateway: Through) -> Any:
     tokenizer = served.tokenizer
     if body.add_special_tokens and tokenizer.begin_of_text != tokenizer.end_of_text:
         ids = [tokenizer.begin_of_text, *ids]
-    spelling = spelling_of(tokenizer)
     return {
         "tokens": ids,
         "count": len(ids),
         "max_model_len": served.context,
-        "token_strs": [spelling.shown(token) for token in ids],
+        "token_strs": [out.spelled(tokenizer, token).text for token in ids],
     }
 
 
@@ -220,7 +219,8 @@ async def detokenize(body: DetokenizeIn, caller: Uses, gateway: Through) -> Any:
         return {"prompt": ""}
     with about("tokens"):
         (prompt,) = await read_prompts(served, body.tokens)
-    return {"prompt": spelling_of(served.tokenizer).text(prompt.ids)}
+    tokenizer = served.tokenizer
+    return {"prompt": text_of(tokenizer, prompt.ids, shown=tuple(tokenizer.specials))}
 
 
 # -- requests ----------------------------------------------------------------------------------------

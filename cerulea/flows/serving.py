@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import importlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,6 +48,7 @@ class ChatTemplate(Protocol):
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
+        *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
@@ -176,23 +177,6 @@ class OpenBill(Protocol):
 ReadUsage = Callable[[Platform, Caller, str], Awaitable[Mapping[str, Any]]]
 
 
-class Texts(Protocol):
-    """`text.stream.TextStream`: tokens to text as they come, up to a stop string."""
-
-    @property
-    def stopped(self) -> Any:
-        """True once a stop string was found; it and what follows are not given."""
-        ...
-
-    def push(self, ids: Iterable[int]) -> str:
-        """Text that is certain now."""
-        ...
-
-    def end(self) -> str:
-        """What was held back."""
-        ...
-
-
 class NoHost:
     """Where no models are run."""
 
@@ -253,9 +237,3 @@ class Gateway:
             tasks = [one.ended() for one in self.running.values()]
             await asyncio.gather(*tasks, *(task for _, task in self.keyed.values()), return_exceptions=True)
             await asyncio.sleep(0)
-
-
-def text_stream(tokenizer: Tokenizer, stops: tuple[str, ...]) -> Texts:
-    """A new TextStream."""
-    made: Texts = importlib.import_module("cerulea.text.stream").TextStream(tokenizer, stops)
-    return made
