@@ -20,7 +20,7 @@ import pytest
 import sqlalchemy
 
 from cerulea.store.database import Database
-from cerulea.store.schema import upgrade
+from cerulea.store.schema import VERSIONS, upgrade
 
 ENGINES = ("sqlite", "postgresql")
 POSTGRES = os.environ.get("CERULEA_TEST_POSTGRES", "")
@@ -37,18 +37,19 @@ class Databases:
         self._templates: dict[str, str] = {}
         self._made: list[tuple[Database, str]] = []
 
-    def make(self, engine: str = "sqlite", *, durable: bool = True) -> Database:
-        """A new database; skips the test where the engine is not there."""
+    def make(self, engine: str = "sqlite", *, durable: bool = True, version: str = VERSIONS[-1]) -> Database:
+        """A new database, of an earlier version where one is named; skips the test where the engine is not there."""
         if engine == "postgresql" and not POSTGRES:
             pytest.skip(NO_POSTGRES)
-        if engine not in self._templates:
-            self._templates[engine] = self._template(engine)
+        kind = f"{engine} {version}"
+        if kind not in self._templates:
+            self._templates[kind] = self._template(engine, version)
         name = f"test_{secrets.token_hex(6)}"
         if engine == "sqlite":
-            shutil.copyfile(self._templates[engine], self._folder / f"{name}.db")
+            shutil.copyfile(self._templates[kind], self._folder / f"{name}.db")
             url = f"sqlite:///{self._folder / name}.db"
         else:
-            _administer(f"CREATE DATABASE {name} TEMPLATE {self._templates[engine]}")
+            _administer(f"CREATE DATABASE {name} TEMPLATE {self._templates[kind]}")
             url = _url_of(name)
         database = Database(url, durable=durable)
         self._made.append((database, name))
@@ -69,16 +70,17 @@ class Databases:
         """Close and remove all of them, and what they were copied from."""
         for database, _ in list(self._made):
             self.drop(database)
-        if "postgresql" in self._templates:
-            _administer(f"DROP DATABASE IF EXISTS {self._templates['postgresql']} WITH (FORCE)")
+        for kind, name in self._templates.items():
+            if kind.startswith("postgresql"):
+                _administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
-    def _template(self, engine: str) -> str:
+    def _template(self, engine: str, version: str) -> str:
         name = f"test_template_{secrets.token_hex(6)}"
         if engine == "postgresql":
             _administer(f"CREATE DATABASE {name}")
         path = self._folder / f"{name}.db"
         database = Database(_url_of(name) if engine == "postgresql" else f"sqlite:///{path}")
-        upgrade(database)
+        upgrade(database, version)
         database.close()  # the last connection to leave writes SQLite's journal into the file
         return name if engine == "postgresql" else str(path)
 

@@ -252,13 +252,6 @@ class ToyBills:
         self.opened.append(ToyBill(self, asked, granted))
         return self.opened[-1]
 
-    async def usage(self, platform: Platform, caller: Caller, request_id: str) -> dict[str, Any]:
-        for bill in self.opened:
-            if bill.asked["request_id"] == request_id and bill.settled:
-                used, cached, finish = bill.settled[0]
-                return {**used.as_json(), "cached_tokens": cached, "finish": finish}
-        raise NotFound(f"There is no usage of a request {request_id!r}.")
-
     @property
     def last(self) -> ToyBill:
         return self.opened[-1]
@@ -271,7 +264,6 @@ def toy_gateway(platform: Platform, host: ToyHost | None = None, bills: ToyBills
         platform=platform,
         host=host or ToyHost("toy@1", "plain@1"),
         open_bill=bills.open,
-        read_usage=bills.usage,
     )
 
 

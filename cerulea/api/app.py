@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cerulea import __version__
-from cerulea.api import funds, jobs, live, models, openai, openai_chat, openai_errors, operate, people, work
+from cerulea.api import funds, jobs, live, models, openai, openai_chat, openai_errors, operate, people, usage, work
 from cerulea.api.asking import Needs
 from cerulea.api.meter import Meter
 from cerulea.api.problems import MEDIA, Problem, respond
@@ -36,7 +36,7 @@ from cerulea.people import Caller
 BODY_BYTES = 1 << 20
 WORK_BODY_BYTES = 32 << 20  # a worker's batch of metrics or log lines
 MODEL_BODY_BYTES = 8 << 20  # a batch of prompts, a long conversation
-ROUTERS = (jobs, live, funds, people, models, openai, openai_chat, operate, work)
+ROUTERS = (jobs, live, funds, usage, people, models, openai, openai_chat, operate, work)
 OPEN = ("/healthz", "/readyz", "/metrics")
 PROBLEMS = (400, 401, 402, 403, 404, 409, 413, 422, 503)
 

@@ -120,6 +120,7 @@ class TeamPart(Out):
     held: Money
     settled: Money
     available: Money
+    inference: Money = Field(description="Of what is settled, for requests to models.")
 
 
 class StatementOut(Out):
@@ -133,6 +134,7 @@ class StatementOut(Out):
     held: Money
     settled: Money
     available: Money
+    inference: Money = Field(description="Of what is settled, for requests to models.")
     teams: list[TeamPart]
 
 
@@ -278,6 +280,7 @@ def statement_out(found: Statement) -> StatementOut:
         held=show(found.held),
         settled=show(found.settled),
         available=show(found.available),
+        inference=show(found.inference),
         teams=[
             TeamPart(
                 team=row.team,
@@ -285,6 +288,7 @@ def statement_out(found: Statement) -> StatementOut:
                 held=show(row.held),
                 settled=show(row.settled),
                 available=show(row.available),
+                inference=show(row.inference),
             )
             for row in found.teams
         ],

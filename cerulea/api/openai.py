@@ -17,13 +17,13 @@ import struct
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Response
-from fastapi.responses import JSONResponse
 
 from cerulea.api import openai_answers as out
 from cerulea.api.answering import AtMostOnce, Begun, Through, Uses, answer_plainly, answer_streamed, whole_characters
 from cerulea.api.asking import Opened
 from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import CompletionIn, DetokenizeIn, EmbeddingIn, Sampling, TokenizeIn
+from cerulea.api.usage import RequestId, RequestUsageOut, show_request
 from cerulea.core.errors import Invalid, NotFound
 from cerulea.flows.ask import Ask, Piece, Text
 from cerulea.flows.complete import Completion, begin, best
@@ -45,7 +45,6 @@ _EVENT = {
     "properties": {"data": {"type": "string", "contentMediaType": "application/json"}},
 }
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
-RequestId = Annotated[str, Path(max_length=100, description="`id` of an answer.", examples=["cmpl-7f3a91c2d0b4"])]
 ModelPath = Annotated[str, Path(max_length=200, description="As /v1/models lists.", examples=["brook@3"])]
 
 
@@ -236,11 +235,10 @@ async def abort_request(request_id: RequestId, caller: Uses, gateway: Through) -
     return {"id": request_id, "object": "request.aborted", "aborted": True}
 
 
-@router.get("/v1/usage/{request_id}", response_model=out.MeteredOut)
-async def show_usage(request_id: RequestId, caller: Uses, gateway: Through, platform: Opened) -> Response:
+@router.get("/v1/usage/{request_id}", response_model=RequestUsageOut)
+def show_usage(request_id: RequestId, caller: Uses, platform: Opened) -> RequestUsageOut:
     """What one request of one's team used and cost, also when nobody waited for its end."""
-    found = await gateway.read_usage(platform, caller, request_id)
-    return JSONResponse({"request_id": request_id, **found})
+    return show_request(request_id, caller, platform)
 
 
 # -- what completions and chat share -----------------------------------------------------------------

@@ -210,12 +210,6 @@ class AbortedOut(Out):
     aborted: bool
 
 
-class MeteredOut(Out):
-    """What one request used and cost."""
-
-    request_id: str = Field(examples=["cmpl-7f3a91c2d0b4"])
-
-
 # -- what is sent ------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from cerulea.api.asking import Needs, Opened, Writes
 from cerulea.api.schema import NAME, Name
 from cerulea.core.clock import DAY_MS
 from cerulea.flows import fund as story
+from cerulea.flows.limits import set_limit
 from cerulea.people import Caller, Team
 from cerulea.store.database import Tx
 
@@ -143,6 +144,24 @@ def create_key(body: schema.NewKey, caller: Manages, platform: Opened, write: Wr
         return schema.MadeKey(**schema.key_values(made), key=text)
 
     return write(lambda tx, key: work(tx), status=201, kept=lambda made: made.model_copy(update={"key": None}))
+
+
+@router.post("/keys/{prefix}/limits", response_model=schema.KeyOut)
+def limit_key(prefix: Prefix, body: schema.KeyLimits, caller: Manages, platform: Opened, write: Writes) -> Response:
+    """Limit what a key may use in a minute."""
+
+    def work(tx: Tx) -> schema.KeyOut:
+        found = set_limit(
+            platform,
+            caller,
+            prefix,
+            requests_per_minute=body.requests_per_minute,
+            tokens_per_minute=body.tokens_per_minute,
+            tx=tx,
+        )
+        return schema.KeyOut(**schema.key_values(found))
+
+    return write(lambda tx, key: work(tx))
 
 
 @router.delete("/keys/{prefix}", response_model=schema.KeyOut)

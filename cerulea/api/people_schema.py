@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cerulea.api.schema import Days, In, Moment, Name, Out, Slots, Text, Weight, moment
+from cerulea.api.schema import FAR, WHOLE, Days, In, Moment, Name, Out, Slots, Text, Weight, moment
 from cerulea.core.clock import iso
 from cerulea.people import ApiKey, Person, Team
 from cerulea.registry import AliasMove, Lineage, Listed, Version
 
+PerMinute = Annotated[int, Field(ge=1, le=FAR), WHOLE]
 Role = Literal["viewer", "developer", "operator", "finance", "admin", "service"]
 
 
@@ -120,6 +121,17 @@ class KeyOut(Out):
     revoked_at: Moment | None
     used_at: Moment | None
     created_at: Moment
+    requests_per_minute: int | None = Field(description="To models; null: no limit.")
+    tokens_per_minute: int | None
+
+
+class KeyLimits(In):
+    """What a key may use in a minute of the calendar, instead of its limits before."""
+
+    requests_per_minute: PerMinute | None = Field(None, description="To models; null: no limit.", examples=[60])
+    tokens_per_minute: PerMinute | None = Field(
+        None, description="Prompts and what is leased to be written; null: no limit.", examples=[100_000]
+    )
 
 
 class MadeKey(KeyOut):
@@ -233,6 +245,8 @@ def key_values(key: ApiKey) -> dict[str, Any]:
         "revoked_at": moment(key.revoked_at),
         "used_at": moment(key.used_at),
         "created_at": iso(key.created_at),
+        "requests_per_minute": key.requests_per_minute,
+        "tokens_per_minute": key.tokens_per_minute,
     }
 
 

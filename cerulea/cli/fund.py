@@ -286,22 +286,30 @@ def prices(context: typer.Context, home: Home = None, url: Url = None, as_json: 
 
 def _print_statement(one: Statement) -> None:
     if one.uncapped:
-        print(f"{one.fund}: uncapped; held {one.held}, settled {one.settled}")
+        print(f"{one.fund}: uncapped; held {one.held}, settled {_settled(one.settled, one.inference)}")
     else:
         went = f", went back {one.lapsed}" if float(one.lapsed) else ""
         print(f"{one.fund}: granted {one.granted}{went}, drawn {one.drawn}, to draw {one.available}")
-        print(f"    of what was drawn: held {one.held}, settled {one.settled}")
+        print(f"    of what was drawn: held {one.held}, settled {_settled(one.settled, one.inference)}")
     for part in one.teams:
         print(
-            f"    team {part.team}: drawn {part.drawn}, held {part.held}, settled {part.settled}"
+            f"    team {part.team}: drawn {part.drawn}, held {part.held}, "
+            f"settled {_settled(part.settled, part.inference)}"
             f"{'' if one.uncapped else f', available {part.available}'}"
         )
 
 
+def _settled(settled: str, inference: str) -> str:
+    """What was settled, and how much of it for requests to models where there were any."""
+    return f"{settled} ({inference} of it for requests to models)" if float(inference) else settled
+
+
 def _put_csv(found: list[Statement]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(("fund", "team", "granted", "lapsed", "drawn", "held", "settled", "available"))
+    writer.writerow(("fund", "team", "granted", "lapsed", "drawn", "held", "settled", "available", "inference"))
     for one in found:
-        writer.writerow((one.fund, "", one.granted, one.lapsed, one.drawn, one.held, one.settled, one.available))
+        whole = (one.granted, one.lapsed, one.drawn, one.held, one.settled, one.available, one.inference)
+        writer.writerow((one.fund, "", *whole))
         for part in one.teams:
-            writer.writerow((one.fund, part.team, "", "", part.drawn, part.held, part.settled, part.available))
+            parts = (part.drawn, part.held, part.settled, part.available, part.inference)
+            writer.writerow((one.fund, part.team, "", "", *parts))

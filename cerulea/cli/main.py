@@ -17,7 +17,7 @@ from typer import Argument, Option
 
 from cerulea import __version__
 from cerulea.cli import fund as money
-from cerulea.cli import jobs, people, up
+from cerulea.cli import jobs, people, up, usage
 from cerulea.cli.lines import put
 from cerulea.cli.options import Home, Json, ModelName, settings_of
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
@@ -38,7 +38,7 @@ app = typer.Typer(
 
 app.command()(up.up)
 app.command()(up.worker)
-for story in jobs.COMMANDS:
+for story in (*jobs.COMMANDS, usage.usage):
     app.command()(story)
 for word, part in (("fund", money.app), ("team", people.teams), ("person", people.persons), ("key", people.keys)):
     app.add_typer(part, name=word)

@@ -161,10 +161,32 @@ def list_keys(context: typer.Context, home: Home = None, url: Url = None, as_jso
                 "role": lambda k: k.role,
                 "scopes": lambda k: " ".join(k.scopes) or "all of the role",
                 "used": lambda k: day(k.used_at) or "never",
+                "a minute": lambda k: _limits(k.requests_per_minute, k.tokens_per_minute),
                 "ends": lambda k: f"revoked {day(k.revoked_at)}" if k.revoked_at else day(k.expires_at),
             },
             "No keys. Make one: cerulea key create",
         )
+
+
+@keys.command("limit")
+def limit_key(
+    context: typer.Context,
+    prefix: Annotated[str, Argument(metavar="KEY", help="Its prefix, as `cerulea key list` shows it.")],
+    requests_per_minute: Annotated[int | None, Option(help="Requests to models; no limit by default.")] = None,
+    tokens_per_minute: Annotated[
+        int | None, Option(help="Tokens of prompts and of what is leased to be written; no limit by default.")
+    ] = None,
+    home: Home = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Limit what an API key may use in a minute, instead of its limits before; without options lift them."""
+    with client_of(context, home, url) as client:
+        found = client.keys.limit(
+            prefix[:11], requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute
+        )
+    said = _limits(found.requests_per_minute, found.tokens_per_minute)
+    tell(found, as_json, f"ck_{found.prefix}: {f'at most {said} a minute' if said else 'no limit any more'}")
 
 
 @keys.command("revoke")
@@ -179,6 +201,12 @@ def revoke_key(
     with client_of(context, home, url) as client:
         ended = client.keys.revoke(prefix[:11])
     tell(ended, as_json, f"ck_{ended.prefix} ({ended.name}) opens nothing any more")
+
+
+def _limits(requests: int | None, tokens: int | None) -> str:
+    """`60 requests, 100,000 tokens`, as far as there are limits."""
+    parts = ((requests, "requests"), (tokens, "tokens"))
+    return ", ".join(f"{number:,} {what}" for number, what in parts if number is not None)
 
 
 def _of_role(client: Client, role: str, team: str) -> str:

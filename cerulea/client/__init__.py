@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from cerulea.client.answers import Me, read
 from cerulea.client.jobs import JobCalls
-from cerulea.client.money import FundCalls
+from cerulea.client.money import FundCalls, UsageCalls
 from cerulea.client.people import AuditCalls, KeyCalls, ModelCalls, PersonCalls, TeamCalls, WorkerCalls
 from cerulea.client.wire import HttpWire, InnerWire, Requests, Wire
 from cerulea.core.settings import Settings, read_settings
@@ -41,7 +41,7 @@ class Client:
 
         line = self._line = Requests(open_wire)
         self.jobs = JobCalls(line)
-        self.funds = FundCalls(line)
+        self.funds, self.usage = FundCalls(line), UsageCalls(line)
         self.teams, self.persons, self.keys = TeamCalls(line), PersonCalls(line), KeyCalls(line)
         self.models, self.workers, self.audit = ModelCalls(line), WorkerCalls(line), AuditCalls(line)
 

@@ -257,6 +257,8 @@ class Key:
     revoked_at: str | None
     used_at: str | None
     created_at: str
+    requests_per_minute: int | None  # None: no limit
+    tokens_per_minute: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cerulea.client.answers import read
-from cerulea.client.money_answers import Audit, Cap, Draw, Forecast, Fund, Grant, Moved, Price, Statement
+from cerulea.client.money_answers import (
+    Audit,
+    Cap,
+    Draw,
+    Forecast,
+    Fund,
+    Grant,
+    Moved,
+    Price,
+    RequestUsage,
+    Statement,
+    Used,
+)
 from cerulea.client.wire import Requests, path_part
 
 AUDIT_S = 600.0  # an audit reads every transfer
@@ -83,3 +95,31 @@ class FundCalls:
     def prices(self) -> Sequence[Price]:
         """What everything costs, with every earlier price."""
         return [read(Price, one) for one in self._line.get("/api/prices")["items"]]
+
+
+class UsageCalls:
+    """`client.usage`: requests to models."""
+
+    def __init__(self, line: Requests) -> None:
+        self._line = line
+
+    def report(
+        self,
+        *,
+        by: str = "day",
+        since: str | None = None,
+        until: str | None = None,
+        team: str | None = None,
+        key: str | None = None,
+        model: str | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Used]:
+        """Sums by day, team, key or model; since and until are days (2026-11-23), the second included."""
+        found = self._line.get(
+            "/api/usage", by=by, since=since, until=until, team=team, key=key, model=model, limit=limit
+        )
+        return [read(Used, one) for one in found["items"]]
+
+    def request(self, request_id: str) -> RequestUsage:
+        """What one request used and paid. Raises NotFound."""
+        return read(RequestUsage, self._line.get(f"/api/usage/requests/{path_part(request_id)}"))

@@ -68,6 +68,7 @@ class Part:
     held: str
     settled: str
     available: str
+    inference: str  # of what is settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ class Statement:
     held: str
     settled: str
     available: str
+    inference: str  # of what is settled, for requests to models
     teams: list[Part]
 
 
@@ -129,3 +131,38 @@ class Price:
     valid_from: str
     source: str
     own: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """What all requests of one day, team, key or model used and paid."""
+
+    name: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    charged: str
+    absorbed: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestUsage:
+    """What one request used and paid."""
+
+    request_id: str
+    begun_at: str
+    ended_at: str
+    team: str
+    fund: str
+    person: str
+    api_key: str
+    model: str
+    version: int | None
+    endpoint: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    charged: str
+    absorbed: str
+    finish: str

@@ -110,6 +110,18 @@ class KeyCalls:
         body = {"person": person, "team": team, "name": name, "scopes": list(scopes), "days": days}
         return read(MadeKey, self._line.write("POST", "/api/keys", body, key=key))
 
+    def limit(
+        self,
+        prefix: str,
+        *,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        key: str | None = None,
+    ) -> Key:
+        """Limit what a key may use in a minute, instead of its limits before; None is no limit. Raises NotFound."""
+        body = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+        return read(Key, self._line.write("POST", f"/api/keys/{path_part(prefix)}/limits", body, key=key))
+
     def revoke(self, prefix: str, *, key: str | None = None) -> Key:
         """End a key at once. Raises NotFound."""
         return read(Key, self._line.write("DELETE", f"/api/keys/{path_part(prefix)}", key=key))

@@ -1,8 +1,8 @@
 """The conductor: decides who runs next, takes back what was lost, wakes what waited for money, closes the books.
 
 In:      an open platform. One conductor works at a time, by a lease in the database; others wait for it.
-Kept:    after a start, when no server answered, or when the calendar jumped, nobody is declared lost for one lease:
-         workers that are alive say so within that time.
+Kept:    after a start, when no server answered, or when the calendar jumped, nobody is declared lost for one lease, and
+         no request's hold is given back: who is alive says so within that time.
 Not here: the policy (`jobs.schedule`), what placing costs (`flows.work`).
 """
 
@@ -45,7 +45,7 @@ class Conductor:
         self._offset = _offset(platform.clock)
         self._refused: dict[str, int] = {}  # jobs that could not pay a start, and until when they are not tried again
         self._tidied_at = -DAY_MS
-        self._books_at = -BOOKS_S * 1000
+        self._books_at = self._swept_at = -BOOKS_S * 1000
 
     def tick(self) -> bool:
         """One round; False where another conductor leads."""
@@ -57,11 +57,13 @@ class Conductor:
         if clock.elapsed() >= self._graceful_until:
             self.reap()
             self.platform.workers.sweep()
+            if clock.elapsed() - self._swept_at >= BOOKS_S * 1000:
+                self._swept_at = clock.elapsed()
+                self.platform.ledger.expire()
         self.wake()
         self.schedule()
         if clock.elapsed() - self._books_at >= BOOKS_S * 1000:
             self._books_at = clock.elapsed()
-            self.platform.ledger.expire()
             self.platform.ledger.lapse()
             seal(self.platform.database, clock)
         if clock.elapsed() - self._tidied_at >= DAY_MS:

@@ -7,16 +7,13 @@ Not here: the story (`flows.complete`), HTTP (`api`), tensors.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import importlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cerulea.core.clock import iso
 from cerulea.core.errors import NotFound, NotReady
-from cerulea.core.money import show
 from cerulea.core.values import Usage
+from cerulea.flows.bill import open_bill
 from cerulea.flows.platform import Platform
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Request
@@ -174,9 +171,6 @@ class OpenBill(Protocol):
         ...
 
 
-ReadUsage = Callable[[Platform, Caller, str], Awaitable[Mapping[str, Any]]]
-
-
 class NoHost:
     """Where no models are run."""
 
@@ -189,32 +183,13 @@ class NoHost:
         return []
 
 
-async def _open_bill(platform: Platform, caller: Caller, **asked: Any) -> Bill:
-    made: Bill = await importlib.import_module("cerulea.flows.bill").open_bill(platform, caller, **asked)
-    return made
-
-
-async def _read_usage(platform: Platform, caller: Caller, request_id: str) -> Mapping[str, Any]:
-    try:
-        usage = importlib.import_module("cerulea.flows.usage")
-    except ModuleNotFoundError:
-        raise NotFound(f"There is no usage of a request {request_id!r}.") from None
-    found = dataclasses.asdict(await asyncio.to_thread(usage.usage_of, platform, caller, request_id))
-    for name in ("charged", "absorbed"):
-        found[name] = show(found[name])
-    for name in ("begun_at", "ended_at"):
-        found[name] = iso(found[name])
-    return found
-
-
 @dataclass(slots=True, kw_only=True)
 class Gateway:
     """All that requests to models need, of one process."""
 
     platform: Platform
     host: Host = field(default_factory=NoHost)
-    open_bill: OpenBill = _open_bill
-    read_usage: ReadUsage = _read_usage
+    open_bill: OpenBill = open_bill
     draining: bool = False  # takes no new requests; those that run finish
     running: dict[str, Completion] = field(default_factory=dict)  # by request id
     keyed: dict[tuple[str, str], tuple[str, asyncio.Task[Any]]] = field(default_factory=dict)  # see `flows.attach`

@@ -13,7 +13,7 @@ Not here: which caps apply (`caps`); how a hold ends (`resolve`); the verbs with
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cerulea.core.errors import FundTooLow, HoldClosed, MoneyInvalid, NotFound
@@ -41,6 +41,7 @@ class Hold:
     request: str | None
     at: int
     open: bool = True
+    repeated: bool = field(default=False, compare=False)  # it was placed before, by the same key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +144,7 @@ def place(tx: Tx, want: Want, at: int, *, tried: bool = False) -> Hold:
             job=want.job,
         )
         if (row is None or row.used) and entries.repeated(tx, want.key, asked) is not None:
-            return get(tx, want.key) or _closed(tx, want.key)
+            return dataclasses.replace(get(tx, want.key) or _closed(tx, want.key), repeated=True)
         purse = accounts.purse_of(tx, want.fund, want.team) if row is None else accounts.as_account(row)
         if row is not None and row.capped:
             limits = caps.that_apply(tx, team=want.team, api_key=want.api_key, job=want.job)
@@ -197,6 +198,11 @@ def extend(tx: Tx, hold_key: str, amount: int, *, key: str, expires_ms: int | No
         elif entries.repeated(tx, key, asked) is None:
             raise not_open(tx, hold_key)
         return get(tx, hold_key) or _closed(tx, hold_key)
+
+
+def renew(tx: Tx, hold_key: str, until: int) -> bool:
+    """Let an open hold expire at `until` (ms) and not before; False where it is over."""
+    return tx.run("UPDATE open_hold SET expires_at = :until WHERE key = :key", key=hold_key, until=until) == 1
 
 
 def legs_of(tx: Tx, row: Any) -> list[Any]:

@@ -27,7 +27,10 @@ from cerulea.store.database import Database, Tx
 PACKAGED = Path(__file__).parent / "prices.toml"
 METERS = tuple(meter.name for meter in fields(Usage))
 _BY_DEVICE = "device_ms"  # the one meter whose price depends on the device
+_BY_MODEL = ("prompt_tokens", "completion_tokens")  # those that may have a price for one model: prompt_tokens/brook
 _KEYS = ("sku", "nanos", "per", "from", "source")
+_SKU = re.compile(rf"{_BY_DEVICE}\.[a-z0-9_-]+|({'|'.join(_BY_MODEL)})/[A-Za-z0-9][A-Za-z0-9._-]{{0,99}}")
+LOOKED_UP_MS = 60_000  # how long prices of tokens are known before they are read again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,7 @@ class PriceList:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._known: tuple[int, list[Price]] = (-1, [])  # the minute in which all prices were read last, and these
 
     def load(self, path: Path | None = None, *, tx: Tx | None = None) -> None:
         """Take up the package's prices, and those in `path` over them; what is there already stays.
@@ -82,6 +86,7 @@ class PriceList:
                     )
 
         self.database.within(tx, work)
+        self._known = (-1, [])
 
     def every(self, *, tx: Tx | None = None) -> list[Price]:
         """All prices with their history, by sku and date."""
@@ -96,16 +101,32 @@ class PriceList:
         Raises:
             MoneyInvalid: a meter, or the device, has no price at that moment.
         """
-        holds_at: dict[str, Price] = {}
-        for price in self.every(tx=tx):  # ours before the operator's own, the older before the newer
-            if price.valid_from <= at:
-                holds_at[price.sku] = price
+        holds_at = _that_hold(self.every(tx=tx), at)
         found = []
         for meter in METERS:
             sku = f"{_BY_DEVICE}.{device}" if meter == _BY_DEVICE else meter
             if sku not in holds_at:
                 raise _unpriced(sku, at, sorted(holds_at))
             found.append(Rate(meter, holds_at[sku].nanos, holds_at[sku].per))
+        return tuple(found)
+
+    def token_rates(self, model: str, at: int) -> tuple[Rate, ...]:
+        """What the tokens of a request to a model cost at a moment: its own price where it has one, else everybody's.
+
+        Prices are read once a minute: a request must not wait for them.
+
+        Raises:
+            MoneyInvalid: tokens have no price at that moment.
+        """
+        if self._known[0] != at // LOOKED_UP_MS:
+            self._known = (at // LOOKED_UP_MS, self.every())
+        holds_at = _that_hold(self._known[1], at)
+        found = []
+        for meter in _BY_MODEL:
+            price = holds_at.get(f"{meter}/{model}") or holds_at.get(meter)
+            if price is None:
+                raise _unpriced(meter, at, sorted(holds_at))
+            found.append(Rate(meter, price.nanos, price.per))
         return tuple(found)
 
     def price(self, usage: Usage, device: str, at: int, *, tx: Tx | None = None) -> Nanos:
@@ -157,8 +178,9 @@ def _price(path: Path, lines: dict[str, int], table: dict[str, Any], own: bool) 
         if key not in table:
             raise _wrong(path, here, f"{key!r} is missing")
     sku, day = table["sku"], table["from"]
-    if sku not in METERS and not (isinstance(sku, str) and re.fullmatch(rf"{_BY_DEVICE}\.[a-z0-9_-]+", sku)):
+    if sku not in METERS and not (isinstance(sku, str) and _SKU.fullmatch(sku)):
         known = [*(meter for meter in METERS if meter != _BY_DEVICE), f"{_BY_DEVICE}.cpu", f"{_BY_DEVICE}.cuda"]
+        known.append("prompt_tokens/MODEL")
         raise _wrong(path, lines.get("sku", here), f"nothing meters {sku!r}; there are {', '.join(known)}")
     for key, least in (("nanos", 0), ("per", 1)):
         value = table[key]
@@ -208,6 +230,11 @@ def _unpriced(sku: str, at: int, known: list[str]) -> MoneyInvalid:
         why=f"What has no price is refused, never free. There are prices of {', '.join(known) or 'nothing'}.",
         fix="Add a [[price]] to prices.toml in CERULEA_HOME.",
     )
+
+
+def _that_hold(prices: list[Price], at: int) -> dict[str, Price]:
+    """By sku: ours before the operator's own, the older before the newer, so that the last one holds."""
+    return {price.sku: price for price in prices if price.valid_from <= at}
 
 
 def _every(tx: Tx) -> list[Price]:

@@ -15,7 +15,7 @@ from cerulea.core.money import Nanos, show
 from cerulea.ledger import accounts
 from cerulea.store.database import Tx
 
-HEADER = ("fund", "team", "granted", "lapsed", "drawn", "held", "settled", "available")
+HEADER = ("fund", "team", "granted", "lapsed", "drawn", "held", "settled", "available", "inference")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class TeamRow:
     held: Nanos
     settled: Nanos
     available: Nanos  # drawn - held - settled; negative only where the fund is uncapped
+    inference: Nanos  # of what is settled, for requests to models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +42,15 @@ class Statement:
     held: Nanos
     settled: Nanos
     available: Nanos  # what can still be drawn
+    inference: Nanos  # of what is settled, for requests to models; the rest is the machines' time
     teams: list[TeamRow]
 
     def lines(self) -> list[tuple[str, ...]]:
         """The statement as rows of text for CSV: a header, the fund, each team."""
-        whole = (self.granted, self.lapsed, self.drawn, self.held, self.settled, self.available)
+        whole = (self.granted, self.lapsed, self.drawn, self.held, self.settled, self.available, self.inference)
         found = [HEADER, (self.fund, "", *map(show, whole))]
         for row in self.teams:
-            parts = (row.drawn, row.held, row.settled, row.available)
+            parts = (row.drawn, row.held, row.settled, row.available, row.inference)
             found.append((self.fund, row.team, "", "", *map(show, parts)))
         return found
 
@@ -69,6 +71,11 @@ def state(tx: Tx, fund: str) -> Statement:
             team=purse.id,
         )
         back = int(returned or 0)
+        inference = tx.value(
+            "SELECT SUM(amount) FROM transfer WHERE debit = :team AND kind = 'post' "
+            "AND credit = (SELECT id FROM account WHERE code = 'platform:inference')",
+            team=purse.id,
+        )
         drawn, settled = purse.cr_posted - back, purse.dr_posted - back
         teams.append(
             TeamRow(
@@ -77,6 +84,7 @@ def state(tx: Tx, fund: str) -> Statement:
                 held=Nanos(purse.dr_pending),
                 settled=Nanos(settled),
                 available=Nanos(drawn - purse.dr_pending - settled),
+                inference=Nanos(int(inference or 0)),
             )
         )
     return Statement(
@@ -88,5 +96,6 @@ def state(tx: Tx, fund: str) -> Statement:
         held=Nanos(sum(row.held for row in teams)),
         settled=Nanos(sum(row.settled for row in teams)),
         available=Nanos(account.cr_posted - account.dr_posted),
+        inference=Nanos(sum(row.inference for row in teams)),
         teams=teams,
     )

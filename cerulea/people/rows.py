@@ -12,7 +12,9 @@ from cerulea.store.database import Tx
 TEAMS = "SELECT name, fund, weight, slots, borrows, created_at FROM team"
 KEYS = (
     "SELECT k.prefix, k.name, k.person, k.team, k.scopes, k.expires_at, k.revoked_at, k.used_at, k.created_at, k.hash,"
-    " m.role FROM api_key k LEFT JOIN membership m ON m.person = k.person AND m.team = k.team"
+    " m.role, l.requests_per_minute, l.tokens_per_minute"
+    " FROM api_key k LEFT JOIN membership m ON m.person = k.person AND m.team = k.team"
+    " LEFT JOIN key_limit l ON l.api_key = k.prefix"
 )
 
 
@@ -60,6 +62,8 @@ class ApiKey:
     revoked_at: int | None
     used_at: int | None
     created_at: int
+    requests_per_minute: int | None  # None: no limit
+    tokens_per_minute: int | None
 
 
 def check_share(weight: int, slots: int) -> None:

@@ -26,7 +26,14 @@ def test_a_statement_adds_up(lab: Asker):
 
     assert (found["granted"], found["drawn"], found["available"]) == ("20.00", "10.50", "9.50")
     assert found["teams"] == [
-        {"team": "vision", "drawn": "10.50", "held": "0.00", "settled": "0.00", "available": "10.50"}
+        {
+            "team": "vision",
+            "drawn": "10.50",
+            "held": "0.00",
+            "settled": "0.00",
+            "available": "10.50",
+            "inference": "0.00",
+        }
     ]
     assert lab.get("/api/books/audit") == {"balanced": True, "transfers": 3, "sealed": 0, "problems": []}
 

@@ -16,6 +16,8 @@ import pytest
 from cerulea.api.app import create_app
 from cerulea.cli import main
 from cerulea.core.settings import Settings
+from cerulea.core.values import Usage
+from cerulea.flows.bill import open_now
 from cerulea.flows.platform import Platform, open_platform
 from cerulea.flows.work import Desk
 from cerulea.jobs.protocol import Ending, Report
@@ -205,7 +207,7 @@ def test_a_fund_is_made_filled_drawn_and_audited(cerulea: Commands):
     }
     assert "team vision: drawn 10.50" in cerulea("fund", "statement", "lab").out
     rows = list(csv.reader(io.StringIO(cerulea("fund", "statement", "lab", "--csv").out)))
-    assert rows[1] == ["lab", "", "20.00", "0.00", "10.50", "0.00", "0.00", "9.50"] and rows[2][1] == "vision"
+    assert rows[1] == ["lab", "", "20.00", "0.00", "10.50", "0.00", "0.00", "9.50", "0.00"] and rows[2][1] == "vision"
     assert [one["fund"] for one in cerulea.json("fund", "statement")] == ["home", "lab"]
     assert cerulea.one("fund", "forecast", "lab")["ends_at"] is None
     assert "home: uncapped" in cerulea("fund", "forecast").out
@@ -329,3 +331,37 @@ def test_home_goes_before_the_url_of_the_environment(
 
     assert cerulea.json("ps", "--home", tmp_path / "mine") == []
     assert cerulea.json("--home", tmp_path / "mine", "ps") == []
+
+
+def test_requests_to_models_are_reported_and_a_key_is_limited(cerulea: Commands):
+    assert "No requests" in cerulea("usage").out
+    bill = open_now(
+        cerulea.platform,
+        cerulea.platform.people.caller(),
+        request_id="req-1",
+        model="brook@3",
+        endpoint="completions",
+        prompt_tokens=10,
+        choices=1,
+        first_tokens=5,
+        most_tokens=5,
+    )
+    bill.settle_now(Usage(prompt_tokens=10, completion_tokens=5), finish="stop")
+
+    for by, name in (("model", "brook"), ("team", "home"), ("key", "")):
+        line = cerulea.one("usage", "--by", by)
+        assert (line["name"], line["requests"], line["charged"]) == (name, 1, "0.000003")
+    assert "brook" in cerulea("usage", "--by", "model").out
+    assert cerulea.json("usage", "--team", "none") == []
+    assert cerulea.one("usage", "req-1")["version"] == 3
+    assert "10 prompt tokens (0 cached), 5 written" in cerulea("usage", "req-1").out
+    cerulea("usage", "req-2", code=2)
+    cerulea("usage", "--since", "yesterday", code=2)
+    assert "0.000003 of it for requests to models" in cerulea("fund", "statement", "home").out
+
+    prefix = cerulea.one("key", "create")["prefix"]
+    said = cerulea("key", "limit", prefix, "--requests-per-minute", 60, "--tokens-per-minute", 100_000).out
+    assert "at most 60 requests, 100,000 tokens a minute" in said
+    assert "60 requests, 100,000 tokens" in cerulea("key", "list").out
+    assert "no limit any more" in cerulea("key", "limit", f"ck_{prefix}").out
+    cerulea("key", "limit", prefix, "--requests-per-minute", 0, code=2)

@@ -381,16 +381,18 @@ def test_a_statement_adds_up(book: Ledger):
     book.hold("lab", "text", nanos("3"), key="h2")
     book.give_back("lab", "text", nanos("5"), key="b", actor="ada")
     book.draw("lab", "games", nanos("1"), key="d", actor="ada")
+    book.hold("lab", "text", nanos("2"), key="h3", payee="inference")
+    book.settle("h3", nanos("1"), key="p3")
 
     found = book.statement("lab")
 
-    assert (found.granted, found.drawn, found.held, found.settled) == tuple(map(nanos, ("100", "36", "3", "4")))
+    assert (found.granted, found.drawn, found.held, found.settled) == tuple(map(nanos, ("100", "36", "3", "5")))
     assert found.available == nanos("64")
     text = found.teams[1]
-    assert (text.team, text.drawn, text.available) == ("text", nanos("35"), nanos("28"))
+    assert (text.team, text.drawn, text.available) == ("text", nanos("35"), nanos("27"))
     assert found.lines() == [
-        ("fund", "team", "granted", "lapsed", "drawn", "held", "settled", "available"),
-        ("lab", "", "100.00", "0.00", "36.00", "3.00", "4.00", "64.00"),
-        ("lab", "games", "", "", "1.00", "0.00", "0.00", "1.00"),
-        ("lab", "text", "", "", "35.00", "3.00", "4.00", "28.00"),
+        ("fund", "team", "granted", "lapsed", "drawn", "held", "settled", "available", "inference"),
+        ("lab", "", "100.00", "0.00", "36.00", "3.00", "5.00", "64.00", "1.00"),
+        ("lab", "games", "", "", "1.00", "0.00", "0.00", "1.00", "0.00"),
+        ("lab", "text", "", "", "35.00", "3.00", "5.00", "27.00", "1.00"),
     ]

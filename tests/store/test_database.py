@@ -8,11 +8,16 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from cerulea.core.clock import FakeClock
 from cerulea.core.errors import DatabaseNewer, Invalid, Unreachable
+from cerulea.ledger.audit import audit
+from cerulea.ledger.book import Ledger
+from cerulea.people import People
 from cerulea.store.database import Database
 from cerulea.store.schema import VERSIONS, upgrade, version_of
+from tests.databases import ENGINES
 
 
 @pytest.fixture
@@ -154,6 +159,53 @@ def test_every_earlier_version_is_brought_to_this_one(databases, start: str, tmp
 
     assert version_of(database) == VERSIONS[-1]
     database.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_the_first_version_kept_is_there_after_the_upgrade(databases, engine: str, tmp_path: Path):
+    """Money, a hold that is open, a person's key: readable, and the books balance."""
+    database = databases.make(engine, version="0001")
+    book = Ledger(database, FakeClock())
+    book.create_fund("lab")
+    book.open_purse("lab", "text")
+    book.grant("lab", 100, key="grant", actor="ada")
+    book.draw("lab", "text", 60, key="draw", actor="ada")
+    book.hold("lab", "text", 50, key="h1", payee="inference")
+    book.settle("h1", 20, key="p1")
+    book.hold("lab", "text", 30, key="h2")
+    database.write(lambda tx: tx.run("INSERT INTO team (name, fund, created_at) VALUES ('text', 'lab', 1)"))
+    database.write(lambda tx: tx.run("INSERT INTO person VALUES ('ada', 1)"))
+    database.write(
+        lambda tx: tx.run(
+            "INSERT INTO api_key (prefix, hash, name, person, team, scopes, created_at) "
+            "VALUES ('aaaaaaaa', 'x', 'old', 'ada', 'text', '', 1)"
+        )
+    )
+
+    upgrade(database)
+
+    assert version_of(database) == VERSIONS[-1]
+    (part,) = book.statement("lab").teams
+    assert (part.settled, part.inference, part.held, part.available) == (20, 20, 30, 10)
+    assert book.settle("h2", 30, key="p2").amount == 30
+    assert audit(database).problems == []
+    (key,) = People(database, FakeClock()).api_keys()
+    assert (key.name, key.requests_per_minute) == ("old", None)
+    databases.drop(database)
+
+
+@pytest.mark.parametrize("verb", ["UPDATE request_usage SET charged = 0", "DELETE FROM request_usage"])
+def test_what_a_request_used_is_written_once(database: Database, verb: str):
+    columns = "request_id, begun_at, ended_at, team, fund, person, model, endpoint, prompt_tokens, cached_tokens"
+    database.write(
+        lambda tx: tx.run(
+            f"INSERT INTO request_usage ({columns}, completion_tokens, charged, absorbed, finish) "
+            "VALUES ('r', 1, 2, 't', 'f', 'p', 'm', 'e', 1, 0, 1, 5, 0, 'stop')"
+        )
+    )
+
+    with pytest.raises(DBAPIError, match="append-only"):
+        database.write(lambda tx: tx.run(verb))
 
 
 def test_two_programs_that_start_at_once_migrate_once(tmp_path: Path):
