@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cerulea.core.errors import NotFound, NotReady
@@ -21,6 +23,8 @@ from cerulea.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from cerulea.flows.complete import Completion
+
+BILL_THREADS = 64
 
 
 class Flow(Protocol):
@@ -183,13 +187,18 @@ class NoHost:
         return []
 
 
+def _bills() -> OpenBill:
+    """Bills whose database work has threads of its own: many, since those who wait for one write share it."""
+    return partial(open_bill, pool=ThreadPoolExecutor(BILL_THREADS, thread_name_prefix="bill"))
+
+
 @dataclass(slots=True, kw_only=True)
 class Gateway:
     """All that requests to models need, of one process."""
 
     platform: Platform
     host: Host = field(default_factory=NoHost)
-    open_bill: OpenBill = open_bill
+    open_bill: OpenBill = field(default_factory=_bills)
     draining: bool = False  # takes no new requests; those that run finish
     running: dict[str, Completion] = field(default_factory=dict)  # by request id
     keyed: dict[tuple[str, str], tuple[str, asyncio.Task[Any]]] = field(default_factory=dict)  # see `flows.attach`
