@@ -71,7 +71,7 @@ def asker_for(platform: Platform, role: str, team: str = "home") -> Asker:
 @contextmanager
 def served(app: FastAPI) -> Iterator[str]:
     """The application behind a real server; yields its URL. The socket listens before the server does."""
-    with socket.socket() as listening:
+    with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # so that asyncio sends without delay
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, lifespan="off"))

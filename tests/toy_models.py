@@ -13,7 +13,7 @@ import math
 import sys
 import threading
 import types
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,18 +25,18 @@ from cerulea.flows.platform import Platform
 from cerulea.flows.serving import Gateway, Offer
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Finish, Request, TokenLogprob
+from cerulea.text.chat import DEFAULT_TEMPLATE, ChatTemplate
 from cerulea.text.tokenizer import Tokenizer, bytes_tokenizer
 
 CONTEXT = 1024
 
 
-class ToyTemplate:
-    """`<|user|>text<|end|>`, and the tools in front."""
+class ToyTemplate(ChatTemplate):
+    """Cerulea's own layout, with the tools in front and a place for what they said."""
 
-    def render(self, messages: Any, tools: Any = None, add_generation_prompt: bool = True) -> str:
-        head = f"<|system|>{json.dumps(tools)}<|end|>" if tools else ""
-        turns = "".join(f"<|{one['role']}|>{one['content']}<|end|>" for one in messages)
-        return head + turns + ("<|assistant|>" if add_generation_prompt else "")
+    def __init__(self) -> None:
+        tools = "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
+        super().__init__(tools + DEFAULT_TEMPLATE.replace("'assistant'", "'assistant', 'tool'"))
 
 
 class Toy:
@@ -252,13 +252,6 @@ class ToyBills:
         self.opened.append(ToyBill(self, asked, granted))
         return self.opened[-1]
 
-    async def usage(self, platform: Platform, caller: Caller, request_id: str) -> dict[str, Any]:
-        for bill in self.opened:
-            if bill.asked["request_id"] == request_id and bill.settled:
-                used, cached, finish = bill.settled[0]
-                return {**used.as_json(), "cached_tokens": cached, "finish": finish}
-        raise NotFound(f"There is no usage of a request {request_id!r}.")
-
     @property
     def last(self) -> ToyBill:
         return self.opened[-1]
@@ -271,7 +264,6 @@ def toy_gateway(platform: Platform, host: ToyHost | None = None, bills: ToyBills
         platform=platform,
         host=host or ToyHost("toy@1", "plain@1"),
         open_bill=bills.open,
-        read_usage=bills.usage,
     )
 
 
@@ -285,44 +277,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 20.0) -> None:
     raise AssertionError("it never was so")
 
 
-# -- stand-ins for what is not in the tree --------------------------------------------------------------
-
-
-class _TextStream:
-    """Bytes to text up to a stop string; incomplete characters and beginnings of stops are held back."""
-
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()) -> None:
-        import codecs
-
-        from cerulea.text.token_text import spelling_of
-
-        self.spelling, self.stops = spelling_of(tokenizer), stops
-        self.silent = set(tokenizer.specials.values())
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.held, self.stopped = "", False
-
-    def push(self, ids: Iterable[int]) -> str:
-        raw = b"".join(self.spelling.raw(i) for i in ids if i not in self.silent)
-        return self._give(self.decoder.decode(raw), last=False)
-
-    def end(self) -> str:
-        return self._give(self.decoder.decode(b"", final=True), last=True)
-
-    def _give(self, text: str, *, last: bool) -> str:
-        if self.stopped:
-            return ""
-        self.held += text
-        found = [at for stop in self.stops if (at := self.held.find(stop)) >= 0]
-        if found:
-            self.stopped, given = True, self.held[: min(found)]
-            return given
-        keep = 0
-        if not last:
-            keep = max(
-                (n for stop in self.stops for n in range(1, len(stop)) if self.held.endswith(stop[:n])), default=0
-            )
-        given, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
-        return given
+# -- a stand-in for what is not in the tree ---------------------------------------------------------------
 
 
 def _parse_tool_calls(text: str) -> tuple[str, list[tuple[str, str]]]:
@@ -334,11 +289,7 @@ def _parse_tool_calls(text: str) -> tuple[str, list[tuple[str, str]]]:
 
 def install_stand_ins() -> None:
     """Modules of others, where they are not in the tree."""
-    for name, values in {
-        "cerulea.text.stream": {"TextStream": _TextStream},
-        "cerulea.text.tools": {"parse_tool_calls": _parse_tool_calls},
-    }.items():
-        if name not in sys.modules and importlib.util.find_spec(name) is None:
-            module = types.ModuleType(name)
-            vars(module).update(values)
-            sys.modules[name] = module
+    name = "cerulea.text.tools"
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name])["parse_tool_calls"] = _parse_tool_calls

@@ -17,13 +17,13 @@ import struct
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Response
-from fastapi.responses import JSONResponse
 
 from cerulea.api import openai_answers as out
 from cerulea.api.answering import AtMostOnce, Begun, Through, Uses, answer_plainly, answer_streamed, whole_characters
 from cerulea.api.asking import Opened
 from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import CompletionIn, DetokenizeIn, EmbeddingIn, Sampling, TokenizeIn
+from cerulea.api.usage import RequestId, RequestUsageOut, show_request
 from cerulea.core.errors import Invalid, NotFound
 from cerulea.flows.ask import Ask, Piece, Text
 from cerulea.flows.complete import Completion, begin, best
@@ -32,14 +32,19 @@ from cerulea.flows.prompts import encode, read_prompts
 from cerulea.flows.serving import Gateway, Offer, Served
 from cerulea.people import Caller
 from cerulea.serve.request import SamplingParams
-from cerulea.text.token_text import spelling_of
+from cerulea.text.stream import text_of
 
 router = APIRouter(tags=["openai"], dependencies=[Depends(whole_characters)])
 DEFAULT_TOKENS = 16  # of a completion that does not say
 MOST_BIAS = 100.0
 SMALLEST_TOP_P = 1e-9  # OpenAI allows 0, which leaves the likeliest token
-EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-RequestId = Annotated[str, Path(max_length=100, description="`id` of an answer.", examples=["cmpl-7f3a91c2d0b4"])]
+_EVENT = {
+    "type": "object",
+    "description": "One chunk, or [DONE]; a failure is a chunk with `error`.",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "contentMediaType": "application/json"}},
+}
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 ModelPath = Annotated[str, Path(max_length=200, description="As /v1/models lists.", examples=["brook@3"])]
 
 
@@ -71,7 +76,7 @@ async def create_completion(body: CompletionIn, caller: Uses, gateway: Through, 
             return served, await begin(gateway, caller, served, ask)
 
     def choice(served: Served, piece: Piece | Text, index: int) -> dict[str, Any]:
-        told = out.logprobs_of(piece.told, spelling_of(served.tokenizer), body.logprobs or 0) if reports else None
+        told = out.logprobs_of(piece.told, served.tokenizer, body.logprobs or 0) if reports else None
         return {
             "text": piece.text,
             "index": index,
@@ -198,12 +203,11 @@ async def tokenize(body: TokenizeIn, caller: Uses, gateway: Through) -> Any:
     tokenizer = served.tokenizer
     if body.add_special_tokens and tokenizer.begin_of_text != tokenizer.end_of_text:
         ids = [tokenizer.begin_of_text, *ids]
-    spelling = spelling_of(tokenizer)
     return {
         "tokens": ids,
         "count": len(ids),
         "max_model_len": served.context,
-        "token_strs": [spelling.shown(token) for token in ids],
+        "token_strs": [out.spelled(tokenizer, token).text for token in ids],
     }
 
 
@@ -215,7 +219,8 @@ async def detokenize(body: DetokenizeIn, caller: Uses, gateway: Through) -> Any:
         return {"prompt": ""}
     with about("tokens"):
         (prompt,) = await read_prompts(served, body.tokens)
-    return {"prompt": spelling_of(served.tokenizer).text(prompt.ids)}
+    tokenizer = served.tokenizer
+    return {"prompt": text_of(tokenizer, prompt.ids, shown=tuple(tokenizer.specials))}
 
 
 # -- requests ----------------------------------------------------------------------------------------
@@ -231,11 +236,10 @@ async def abort_request(request_id: RequestId, caller: Uses, gateway: Through) -
     return {"id": request_id, "object": "request.aborted", "aborted": True}
 
 
-@router.get("/v1/usage/{request_id}", response_model=out.MeteredOut)
-async def show_usage(request_id: RequestId, caller: Uses, gateway: Through, platform: Opened) -> Response:
+@router.get("/v1/usage/{request_id}", response_model=RequestUsageOut)
+def show_usage(request_id: RequestId, caller: Uses, platform: Opened) -> RequestUsageOut:
     """What one request of one's team used and cost, also when nobody waited for its end."""
-    found = await gateway.read_usage(platform, caller, request_id)
-    return JSONResponse({"request_id": request_id, **found})
+    return show_request(request_id, caller, platform)
 
 
 # -- what completions and chat share -----------------------------------------------------------------

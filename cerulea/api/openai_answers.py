@@ -1,6 +1,6 @@
 """The wire format of answers about models: OpenAI's objects, for the document, and the dictionaries that are sent.
 
-In:      Pieces and Told of `flows.complete`, ids by a Spelling.
+In:      Pieces and Told of `flows.complete`, ids by a tokenizer.
 Out:     plain dictionaries, written as JSON as they are: a stream has no time for more.
 Kept:    what is sent has the shape of the classes here; a token that was picked has the same float in
          `token_logprobs` and in `top_logprobs`.
@@ -12,14 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
 from cerulea.api.openai_schema import Out
 from cerulea.flows.ask import Told
 from cerulea.flows.complete import Completion
-from cerulea.text.token_text import Spelling
+from cerulea.text.stream import Piece, piece_of
+from cerulea.text.tokenizer import Tokenizer
 
+_SPELLED: WeakKeyDictionary[Tokenizer, dict[int, Piece]] = WeakKeyDictionary()
 UNLIKELY = -9999.0  # how OpenAI writes what JSON has no number for
 
 
@@ -208,12 +211,6 @@ class AbortedOut(Out):
     aborted: bool
 
 
-class MeteredOut(Out):
-    """What one request used and cost."""
-
-    request_id: str = Field(examples=["cmpl-7f3a91c2d0b4"])
-
-
 # -- what is sent ------------------------------------------------------------------------------------
 
 
@@ -228,7 +225,7 @@ def usage_of(completion: Completion) -> dict[str, Any]:
     }
 
 
-def logprobs_of(told: Sequence[Told], spelling: Spelling, most: int) -> dict[str, Any]:
+def logprobs_of(told: Sequence[Told], tokenizer: Tokenizer, most: int) -> dict[str, Any]:
     """The older form, of /v1/completions: the likeliest, and the picked one beside them where it is none of them."""
     top: list[dict[str, float] | None] = []
     for entry in told:
@@ -237,22 +234,22 @@ def logprobs_of(told: Sequence[Told], spelling: Spelling, most: int) -> dict[str
             continue
         likely: dict[str, float] = {}
         for token, logprob in (*entry.top[:most], (entry.token, entry.logprob)):
-            likely.setdefault(spelling.shown(token), number(logprob))
+            likely.setdefault(spelled(tokenizer, token).text, number(logprob))
         top.append(likely)
     return {
-        "tokens": [spelling.shown(entry.token) for entry in told],
+        "tokens": [spelled(tokenizer, entry.token).text for entry in told],
         "token_logprobs": [None if entry.logprob is None else number(entry.logprob) for entry in told],
         "top_logprobs": top,
         "text_offset": [entry.offset for entry in told],
     }
 
 
-def chat_logprobs_of(told: Iterable[Told], spelling: Spelling, most: int) -> dict[str, Any]:
+def chat_logprobs_of(told: Iterable[Told], tokenizer: Tokenizer, most: int) -> dict[str, Any]:
     """The newer form, of chat."""
     content = [
         {
-            **_likely(entry.token, entry.logprob or 0.0, spelling),
-            "top_logprobs": [_likely(token, logprob, spelling) for token, logprob in entry.top[:most]],
+            **_likely(entry.token, entry.logprob or 0.0, tokenizer),
+            "top_logprobs": [_likely(token, logprob, tokenizer) for token, logprob in entry.top[:most]],
         }
         for entry in told
     ]
@@ -264,6 +261,14 @@ def number(logprob: float) -> float:
     return logprob if math.isfinite(logprob) else UNLIKELY
 
 
-def _likely(token: int, logprob: float, spelling: Spelling) -> dict[str, Any]:
-    raw = spelling.raw(token)
-    return {"token": spelling.shown(token), "logprob": number(logprob), "bytes": list(raw)}
+def spelled(tokenizer: Tokenizer, token: int) -> Piece:
+    """How a token alone is written; made once for each that is ever shown."""
+    known = _SPELLED.setdefault(tokenizer, {})
+    if (piece := known.get(token)) is None:
+        piece = known[token] = piece_of(tokenizer, token)
+    return piece
+
+
+def _likely(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
+    piece = spelled(tokenizer, token)
+    return {"token": piece.text, "logprob": number(logprob), "bytes": list(piece.bytes)}

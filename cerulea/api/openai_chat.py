@@ -26,7 +26,6 @@ from cerulea.flows.complete import Completion, begin
 from cerulea.flows.prompts import encode
 from cerulea.flows.serving import Gateway, Served
 from cerulea.people import Caller
-from cerulea.text.token_text import spelling_of
 
 router = APIRouter(tags=["openai"], dependencies=[Depends(whole_characters)])
 # What ends a turn in the families that are known; a template may name others (`stop_tokens`).
@@ -126,17 +125,15 @@ def _write(served: Served, body: ChatIn) -> tuple[str, tuple[int, ...]]:
         )
     with about("messages"):
         messages = [_turn(message) for message in body.messages]
-        text = template.render(messages, _plain(body.tools) if _offers(body) else None, add_generation_prompt=True)
+        tools = _plain(body.tools) if _offers(body) else None
+        text = template.render(messages, tools=tools, add_generation_prompt=True)
     ends = (*getattr(template, "stop_tokens", ()), *TURN_ENDS)
     return text, tuple(specials[name] for name in ends if name in specials)
 
 
 def _turn(message: Message) -> dict[str, Any]:
-    """A message as templates know it: text in one piece, and no role that only OpenAI has."""
+    """A message as templates know it: without a role that only OpenAI has."""
     turn = message.model_dump(exclude_none=True)
-    if isinstance(message.content, list):
-        turn["content"] = "".join(part.text for part in message.content)
-    turn.setdefault("content", "")
     turn.pop("refusal", None)
     if message.role == "developer":
         turn["role"] = "system"
@@ -203,7 +200,7 @@ def _logprobs(body: ChatIn, served: Served, told: Any) -> dict[str, Any] | None:
     entries: list[Told] = list(told)
     if not body.logprobs:
         return None
-    return out.chat_logprobs_of(entries, spelling_of(served.tokenizer), body.top_logprobs or 0)
+    return out.chat_logprobs_of(entries, served.tokenizer, body.top_logprobs or 0)
 
 
 def _finish(body: ChatIn, finish: str, calls: list[Call]) -> str:

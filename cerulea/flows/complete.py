@@ -22,10 +22,10 @@ from time import monotonic
 from cerulea.core.errors import CeruleaError, EngineFailed, HoldClosed, Invalid, PromptTooLong
 from cerulea.core.values import Usage
 from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
-from cerulea.flows.serving import Bill, Flow, Gateway, Served, Texts, text_stream
+from cerulea.flows.serving import Bill, Flow, Gateway, Served
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Request, TokenLogprob
-from cerulea.text.token_text import Offsets, spelling_of
+from cerulea.text.stream import Pieces, TextStream, text_of
 
 LEASE = 64  # completion tokens of one sequence that are paid for at a time
 LOW = 32  # with so many left, the next lease is asked for
@@ -43,10 +43,10 @@ class _Sequence:
     index: int
     prompt: Prompt
     flow: Flow
-    stream: Texts
+    stream: TextStream
     most: int  # tokens
     leased: int
-    offsets: Offsets
+    spelt: Pieces  # counts the characters before each token
     echo: str | None  # the prompt, until it was given
     written: int = 0  # tokens
     shown: int = 0  # characters given, and those before them
@@ -202,17 +202,16 @@ class Completion:
         text = ""
         if one.echo is not None and (delta.prompt_logprobs or not self._awaits_prompt(one, delta)):
             text, one.echo = one.echo, None
-            told = self._told_prompt(one, delta.prompt_logprobs)
+            told = self._told_prompt(one, text, delta.prompt_logprobs)
             one.shown += len(text)
-            one.offsets.at = one.shown
         one.told += self._told(one, delta)
         if delta.tokens:
             more = one.stream.push(delta.tokens)
             text, one.shown = text + more, one.shown + len(more)
-        stopped = bool(one.stream.stopped)
+        stopped = one.stream.stopped is not None
         if delta.finish and not stopped:
             more = one.stream.end()
-            text, one.shown, stopped = text + more, one.shown + len(more), bool(one.stream.stopped)
+            text, one.shown, stopped = text + more, one.shown + len(more), one.stream.stopped is not None
         ends = stopped or bool(delta.finish)
         due = sum(1 for entry in one.told if entry.offset < one.shown or (ends and not stopped))
         told, one.told = told + one.told[:due], one.told[due:]
@@ -256,19 +255,31 @@ class Completion:
     def _told(self, one: _Sequence, delta: Delta) -> list[Told]:
         if not delta.logprobs:
             return []
-        silent = self.served.tokenizer.specials.values()
+        spelt = one.spelt.push([entry.token for entry in delta.logprobs])
         return [
-            Told(entry.token, entry.logprob, entry.top, one.offsets.next(entry.token, silent=entry.token in silent))
-            for entry in delta.logprobs
+            Told(entry.token, entry.logprob, entry.top, piece.offset)
+            for entry, piece in zip(delta.logprobs, spelt, strict=True)
         ]
 
-    def _told_prompt(self, one: _Sequence, found: tuple[TokenLogprob, ...]) -> list[Told]:
+    def _told_prompt(self, one: _Sequence, text: str, found: tuple[TokenLogprob, ...]) -> list[Told]:
         if self.ask.sampling.prompt_logprobs < 0:
             return []
-        offsets, ids = spelling_of(self.served.tokenizer).offsets(), one.prompt.ids
-        silent = one.prompt.text == ""  # the token that stands for an empty prompt takes no room in it
-        first = Told(ids[0], None, (), offsets.next(ids[0], silent=silent))
-        return [first, *(Told(entry.token, entry.logprob, entry.top, offsets.next(entry.token)) for entry in found)]
+        first = TokenLogprob(one.prompt.ids[0], 0.0)
+        spelt = Pieces(self.served.tokenizer).push(one.prompt.ids)
+        specials = set(self.served.tokenizer.specials.values())
+        told, more = [], 0
+        for entry, piece in zip((first, *found), spelt, strict=False):
+            told.append(
+                Told(
+                    entry.token,
+                    None if entry is first else entry.logprob,
+                    entry.top,
+                    min(piece.offset + more, len(text)),
+                )
+            )
+            # A special token that was spelled out in the prompt stands in its text.
+            more += len(piece.text) if entry.token in specials and one.prompt.text else 0
+        return told
 
     # -- the lease -----------------------------------------------------------------------------------
 
@@ -347,13 +358,9 @@ async def begin(gateway: Gateway, caller: Caller, served: Served, ask: Ask) -> C
 def _submit(completion: Completion, index: int, most: int, leased: int) -> _Sequence:
     ask, served = completion.ask, completion.served
     prompt = ask.prompts[index // ask.best_of]
-    spelling = spelling_of(served.tokenizer)
-    echo = None
-    if ask.echo:
-        echo = spelling.text(prompt.ids) if prompt.text is None else prompt.text
-    offsets = spelling.offsets()
-    if not ask.echo and ask.sampling.logprobs >= 0:  # offsets count from the prompt's beginning, shown or not
-        offsets.at = len(spelling.text(prompt.ids) if prompt.text is None else prompt.text)
+    before = ""  # what the text goes on from; offsets count from its beginning, shown or not
+    if ask.echo or ask.sampling.logprobs >= 0:
+        before = text_of(served.tokenizer, prompt.ids) if prompt.text is None else prompt.text
     request = Request(
         id=f"{ask.id}.{index}",
         team=completion.caller.team,
@@ -367,12 +374,12 @@ def _submit(completion: Completion, index: int, most: int, leased: int) -> _Sequ
         index=index,
         prompt=prompt,
         flow=served.submit(request),
-        stream=text_stream(served.tokenizer, ask.stops),
+        stream=TextStream(served.tokenizer, ask.stops),
         most=most,
         leased=leased,
-        offsets=offsets,
-        echo=echo,
-        shown=offsets.at,
+        spelt=Pieces(served.tokenizer, offset=len(before), begins=False),
+        echo=before if ask.echo else None,
+        shown=0 if ask.echo else len(before),
     )
 
 

@@ -7,16 +7,15 @@ Not here: the story (`flows.complete`), HTTP (`api`), tensors.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import importlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cerulea.core.clock import iso
 from cerulea.core.errors import NotFound, NotReady
-from cerulea.core.money import show
 from cerulea.core.values import Usage
+from cerulea.flows.bill import open_bill
 from cerulea.flows.platform import Platform
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Request
@@ -24,6 +23,8 @@ from cerulea.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from cerulea.flows.complete import Completion
+
+BILL_THREADS = 64
 
 
 class Flow(Protocol):
@@ -48,6 +49,7 @@ class ChatTemplate(Protocol):
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
+        *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
@@ -185,26 +187,6 @@ class OpenBill(Protocol):
         ...
 
 
-ReadUsage = Callable[[Platform, Caller, str], Awaitable[Mapping[str, Any]]]
-
-
-class Texts(Protocol):
-    """`text.stream.TextStream`: tokens to text as they come, up to a stop string."""
-
-    @property
-    def stopped(self) -> Any:
-        """True once a stop string was found; it and what follows are not given."""
-        ...
-
-    def push(self, ids: Iterable[int]) -> str:
-        """Text that is certain now."""
-        ...
-
-    def end(self) -> str:
-        """What was held back."""
-        ...
-
-
 class Observer(Protocol):
     """Who counts what requests to models take; seconds."""
 
@@ -264,22 +246,9 @@ class NoHost:
         """Nothing is to be ended."""
 
 
-async def _open_bill(platform: Platform, caller: Caller, **asked: Any) -> Bill:
-    made: Bill = await importlib.import_module("cerulea.flows.bill").open_bill(platform, caller, **asked)
-    return made
-
-
-async def _read_usage(platform: Platform, caller: Caller, request_id: str) -> Mapping[str, Any]:
-    try:
-        usage = importlib.import_module("cerulea.flows.usage")
-    except ModuleNotFoundError:
-        raise NotFound(f"There is no usage of a request {request_id!r}.") from None
-    found = dataclasses.asdict(await asyncio.to_thread(usage.usage_of, platform, caller, request_id))
-    for name in ("charged", "absorbed"):
-        found[name] = show(found[name])
-    for name in ("begun_at", "ended_at"):
-        found[name] = iso(found[name])
-    return found
+def _bills() -> OpenBill:
+    """Bills whose database work has threads of its own: many, since those who wait for one write share it."""
+    return partial(open_bill, pool=ThreadPoolExecutor(BILL_THREADS, thread_name_prefix="bill"))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -288,8 +257,7 @@ class Gateway:
 
     platform: Platform
     host: Host = field(default_factory=NoHost)
-    open_bill: OpenBill = _open_bill
-    read_usage: ReadUsage = _read_usage
+    open_bill: OpenBill = field(default_factory=_bills)
     observer: Observer = field(default_factory=Unobserved)
     draining: bool = False  # takes no new requests; those that run finish
     running: dict[str, Completion] = field(default_factory=dict)  # by request id
@@ -335,9 +303,3 @@ class Gateway:
             tasks = [one.ended() for one in self.running.values()]
             await asyncio.gather(*tasks, *(task for _, task in self.keyed.values()), return_exceptions=True)
             await asyncio.sleep(0)
-
-
-def text_stream(tokenizer: Tokenizer, stops: tuple[str, ...]) -> Texts:
-    """A new TextStream."""
-    made: Texts = importlib.import_module("cerulea.text.stream").TextStream(tokenizer, stops)
-    return made

@@ -206,7 +206,7 @@ def _tile(weights, at, packed, begin, y, y_at, steps, R):
 
 @njit(fastmath=True)
 def _product(weights, at, width, panel, packed, scale, floats, bias, scales, part, R, y):
-    """y (R, 32) = rows 8 part .. times one panel, scaled, with bias."""
+    """Y (R, 32) = rows 8 part .. times one panel, scaled, with bias."""
     steps = width if bits_of(weights) == 32 else (width + 1) // 2
     begin = part * TILE * steps
     panel_at = at + panel * steps * PANEL * (1 if bits_of(weights) == 32 else 2)

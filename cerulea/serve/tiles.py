@@ -79,7 +79,7 @@ def _halves(builder: Any, pairs: Any) -> tuple[Any, Any]:
 
 
 def _step(builder: Any, bits: int, total: Any, x: Any, w: Any) -> Any:
-    """total + x * w, where a lane of x and w is one float (32), two bf16 (16) or two int16 (8)."""
+    """Total + x * w, where a lane of x and w is one float (32), two bf16 (16) or two int16 (8)."""
     if bits == 32:
         return _fma(builder, x, w, total)
     if bits == 16:

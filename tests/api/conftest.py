@@ -67,7 +67,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, s
 def world(place: tuple[Gateway, str, dict[str, str]]) -> Iterator[World]:
     gateway, url, keys = place
     host, bills = ToyHost("toy@1", "plain@1"), ToyBills()
-    gateway.host, gateway.open_bill, gateway.read_usage, gateway.draining = host, bills.open, bills.usage, False
+    gateway.host, gateway.open_bill, gateway.draining = host, bills.open, False
     with openai.OpenAI(base_url=f"{url}/v1", api_key=keys["viewer"], max_retries=0) as client:
         yield World(client, host, bills, gateway, url, keys)
     wait_for(lambda: host.flows == [] and gateway.running == {} and gateway.keyed == {})  # nothing is left behind

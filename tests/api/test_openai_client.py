@@ -352,7 +352,7 @@ def test_parts_and_the_developers_role_are_written_for_the_template(world: World
     )
 
     text = world.host.tokenizer.library.decode(list(world.host.requests[-1].prompt), skip_special_tokens=False)
-    assert text == "<|system|>Be brief.<|end|><|user|>How so?<|end|><|assistant|>"
+    assert text == "<|system|>Be brief.<|end|><|user|>How \nso?<|end|><|assistant|>"
 
 
 def test_a_turn_ends_where_the_model_ends_it(world: World):
