@@ -62,7 +62,9 @@ def serve(settings: Settings, host: str, port: int) -> None:
             closed.wait(1.0)
 
     with open_platform(settings) as platform:
-        config = uvicorn.Config(create_app(platform), host=host, port=port, log_level="warning", access_log=False)
+        # h11 ends a request whose head has more than 64 KiB; httptools, where it is installed, would keep all of it.
+        app = create_app(platform)
+        config = uvicorn.Config(app, host=host, port=port, http="h11", log_level="warning", access_log=False)
         config.timeout_graceful_shutdown = 3
         Server(config).run()
         closed.set()
