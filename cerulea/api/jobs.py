@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic_core import to_json
 
 from cerulea.api import schema
 from cerulea.api.asking import Needs, Opened, Writes
-from cerulea.api.schema import FAR, JobId, Limit, Name
+from cerulea.api.schema import FAR, NAME, JobId, Limit, Name
 from cerulea.core.clock import iso
 from cerulea.core.money import nanos
 from cerulea.flows import submit as story
+from cerulea.flows.known import find_record
 from cerulea.flows.submit import Costs, Wish
 from cerulea.jobs.job import Status
 from cerulea.people import Caller
@@ -20,6 +21,7 @@ from cerulea.people import Caller
 router = APIRouter(prefix="/api", tags=["jobs"])
 Reads = Annotated[Caller, Depends(Needs("jobs:read"))]
 Changes = Annotated[Caller, Depends(Needs("jobs:write"))]
+RunName = Annotated[str, Path(pattern=NAME, description="A run's name.", examples=["job-7f3a91c2d0b4"])]
 After = Annotated[int, Query(ge=0, le=FAR, description="The cursor of the last one seen; 0 for all.")]
 
 
@@ -126,6 +128,13 @@ def draw_curve(
 def list_curves(job: JobId, caller: Reads, platform: Opened) -> schema.NamesOut:
     """The curves that a job has."""
     return schema.NamesOut(items=platform.journal.names(platform.queue.get(job, teams=caller.teams).id))
+
+
+@router.get("/runs/{run}", response_model=schema.RunOut)
+def show_run(run: RunName, caller: Reads, platform: Opened) -> Response:
+    """What a run was and how it went, where its folder lies beside the platform."""
+    job, record = find_record(platform, run, teams=caller.teams)
+    return _written({"run": run, "job": job.id, "record": record})
 
 
 @router.post("/estimate", response_model=schema.EstimateOut)

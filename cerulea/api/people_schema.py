@@ -182,6 +182,18 @@ class VersionOut(Out):
     retired_at: Moment | None
 
 
+class ListedVersion(VersionOut):
+    """A version with the aliases that name it."""
+
+    aliases: list[str]
+
+
+class VersionList(Out):
+    """Versions of all models, by name and version."""
+
+    items: list[ListedVersion]
+
+
 class MoveOut(Out):
     """A move of an alias."""
 
@@ -201,6 +213,8 @@ class ModelDetail(VersionOut):
     parents: list[str] = Field(description="What it was made from, the nearest first.")
     children: list[str] = Field(description="What was made from it.")
     versions: list[int]
+    config: dict[str, Any] = Field(description="What its config.json says of its shape.")
+    run_record: dict[str, Any] | None = Field(description="How its run went, where that lies beside the platform.")
 
 
 class NewAlias(In):
@@ -289,7 +303,20 @@ def move_out(move: AliasMove) -> MoveOut:
     )
 
 
-def detail_out(lineage: Lineage, aliases: dict[str, int], moves: list[AliasMove], versions: list[int]) -> ModelDetail:
+def listed_out(found: Version, aliases: dict[str, int]) -> ListedVersion:
+    """A version in a list on the wire."""
+    own = [alias for alias, version in aliases.items() if version == found.version]
+    return ListedVersion(**version_values(found), aliases=own)
+
+
+def detail_out(
+    lineage: Lineage,
+    aliases: dict[str, int],
+    moves: list[AliasMove],
+    versions: list[int],
+    config: dict[str, Any],
+    record: dict[str, Any] | None,
+) -> ModelDetail:
     """A version with its surroundings on the wire."""
     found = lineage.version
     return ModelDetail(
@@ -299,4 +326,6 @@ def detail_out(lineage: Lineage, aliases: dict[str, int], moves: list[AliasMove]
         parents=[one.label for one in lineage.parents],
         children=[one.label for one in lineage.children],
         versions=versions,
+        config=config,
+        run_record=record,
     )

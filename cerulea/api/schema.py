@@ -219,6 +219,14 @@ class CurveOut(Out):
     buckets: list[BucketOut]
 
 
+class RunOut(Out):
+    """A run's record."""
+
+    run: str
+    job: str = Field(description="The newest job that trained it.")
+    record: dict[str, Any] = Field(description="run.json, the last step, and the evaluations.")
+
+
 class NamesOut(Out):
     """The curves that a job has."""
 

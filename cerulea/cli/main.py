@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,11 +17,12 @@ import typer
 from typer import Argument, Option
 
 from cerulea import __version__
-from cerulea.cli import chat, jobs, people, up, usage
+from cerulea.cli import chat, jobs, models, people, up, usage
 from cerulea.cli import fund as money
 from cerulea.cli.lines import put
 from cerulea.cli.options import Home, Json, ModelName, settings_of
-from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
+from cerulea.cli.reach import Url, is_elsewhere
+from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid, NotFound
 
 if TYPE_CHECKING:
     from cerulea.flows.platform import Platform
@@ -39,7 +41,7 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(up.worker)
 app.command()(chat.chat)
-for story in (*jobs.COMMANDS, usage.usage):
+for story in (*jobs.COMMANDS, *models.COMMANDS, usage.usage):
     app.command()(story)
 for word, part in (("fund", money.app), ("team", people.teams), ("person", people.persons), ("key", people.keys)):
     app.add_typer(part, name=word)
@@ -65,6 +67,26 @@ def platform_of(context: typer.Context, home: Path | None) -> AbstractContextMan
     from cerulea.flows.platform import open_platform
 
     return open_platform(settings_of(context, home))
+
+
+@contextmanager
+def models_of_this_machine(context: typer.Context, home: Path | None, url: str | None, model: str) -> Iterator[None]:
+    """Say that a command works on local models alone, where somebody names one of a platform elsewhere.
+
+    Raises:
+        NotFound: there is none of that name here.
+    """
+    try:
+        yield
+    except NotFound as error:
+        if not is_elsewhere(context, home, url):
+            raise
+        there = url or settings_of(context, home).url
+        raise NotFound(
+            f"{model[:120]!r} is no model of this machine, and this command works on models of this machine alone.",
+            why=f"The platform at {there} is another one. Here: {error.what}",
+            fix=f"Run it there; or see what is there: cerulea show {model[:120]} --url {there}",
+        ) from error
 
 
 @app.command()
@@ -162,6 +184,7 @@ def sample(
     seed: Annotated[int, Option(help="The same seed writes the same text.")] = 1,
     n: Annotated[int, Option(help="Number of texts.")] = 1,
     home: Home = None,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Let a model write."""
@@ -171,7 +194,7 @@ def sample(
 
     text = sys.stdin.read() if prompt == "-" else prompt
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    with platform_of(context, home) as platform:
+    with models_of_this_machine(context, home, url, model), platform_of(context, home) as platform:
         texts = write(platform, model, text, sampling, n)
     for i, written in enumerate(texts):
         if as_json:
@@ -224,94 +247,6 @@ def export(
     put({"model": model, "folder": str(folder), "family": family}) if as_json else print(
         f"{folder}: {model} as {family}"
     )
-
-
-@app.command()
-def models(
-    context: typer.Context,
-    retired: Annotated[bool, Option("--retired", help="Retired versions too.")] = False,
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """List your models."""
-    from cerulea.cli.view import show_models
-    from cerulea.flows.model_folders import list_models
-
-    with platform_of(context, home) as platform:
-        found = list_models(platform, retired=retired)
-    if as_json:
-        for model in found:
-            put(
-                {
-                    "model": model.name,
-                    "version": model.version,
-                    "folder": str(model.folder),
-                    "aliases": model.aliases,
-                    "retired": model.retired,
-                    **model.card(),
-                }
-            )
-    else:
-        show_models(found)
-
-
-@app.command()
-def alias(
-    context: typer.Context,
-    model: Annotated[str, Argument(metavar="MODEL", help="A version (brook@3), or a name for its newest version.")],
-    alias: Annotated[
-        str, Argument(metavar="ALIAS", help="The alias, such as prod: brook:prod then names the version.")
-    ],
-    remove: Annotated[bool, Option("--remove", help="Let the alias name nothing.")] = False,
-    history: Annotated[bool, Option("--history", help="Show every move of the alias, and move nothing.")] = False,
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Give a version of a model an alias, or show when it had which."""
-    from cerulea.cli.view import show_moves
-    from cerulea.flows.curate import remove_alias, set_alias
-
-    with platform_of(context, home) as platform:
-        if history:
-            moves = platform.registry.alias_history(model, alias)
-        elif remove:
-            moves = [remove_alias(platform, platform.people.caller(), model, alias)]
-        else:
-            moves = [set_alias(platform, platform.people.caller(), model, alias)]
-    show_moves(moves, as_json)
-
-
-@app.command()
-def retire(
-    context: typer.Context,
-    model: Annotated[str, Argument(metavar="MODEL", help="One version: brook@3.")],
-    undo: Annotated[bool, Option("--undo", help="Bring it back.")] = False,
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Let a version of a model be used no more; its files stay."""
-    from cerulea.flows.curate import retire as withdraw
-
-    with platform_of(context, home) as platform:
-        version = withdraw(platform, platform.people.caller(), model, undo=undo)
-    values = {"model": version.model, "version": version.version, "retired": not undo}
-    put(values) if as_json else print(f"{version.label}: {'back in use' if undo else 'retired'}")
-
-
-@app.command()
-def show(
-    context: typer.Context,
-    model: Annotated[str, Argument(metavar="MODEL", help="A model or a run.")],
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """All that is known of a model or a run."""
-    from cerulea.cli.view import show_known
-    from cerulea.flows.show import show as look
-
-    with platform_of(context, home) as platform:
-        known = look(platform, model)
-    put(known) if as_json else show_known(known)
 
 
 @app.command()

@@ -89,8 +89,9 @@ def serve(settings: Settings, host: str, port: int) -> None:
 
     with open_platform(settings) as platform:
         gateway = gateway_of(platform)
+        # h11 ends a request whose head has more than 64 KiB; httptools, where it is installed, would keep all of it.
         app = create_app(platform, gateway=gateway)
-        config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
+        config = uvicorn.Config(app, host=host, port=port, http="h11", log_level="warning", access_log=False)
         config.timeout_graceful_shutdown = 3
         # `up` says early that it stops, while its workers still save and need us.
         signal.signal(signal.SIGUSR1, lambda number, frame: setattr(gateway, "draining", True))

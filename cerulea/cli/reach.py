@@ -31,8 +31,17 @@ def client_of(context: typer.Context, home: Path | None, url: str | None) -> Cli
     from cerulea.client import Client
 
     settings = settings_of(context, home)
-    address = url or ("" if home or context.obj else settings.url)
+    address = _address(context, home, url)
     return Client(address, settings.key) if address else Client(settings=settings)
+
+
+def is_elsewhere(context: typer.Context, home: Path | None, url: str | None) -> bool:
+    """Whether this command speaks to a platform behind a URL."""
+    return bool(_address(context, home, url))
+
+
+def _address(context: typer.Context, home: Path | None, url: str | None) -> str:
+    return url or ("" if home or context.obj else settings_of(context, home).url)
 
 
 def group(help: str) -> typer.Typer:

@@ -22,14 +22,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cerulea.cli.lines import put
-from cerulea.core.clock import iso
 from cerulea.core.values import Checkpoint, Evaluation, Progress
 
 if TYPE_CHECKING:
     from cerulea.flows.here import Done
-    from cerulea.flows.model_folders import Model
     from cerulea.flows.train import Event, Started
-    from cerulea.registry import AliasMove
 
 LINE_S = 5.0  # seconds between plain progress lines
 BARS = "▁▂▃▄▅▆▇█"
@@ -311,7 +308,7 @@ def show_text(number: int, of: int, prompt: str, text: str) -> None:
     print(f"{prompt}{text}")
 
 
-def show_models(found: list[Model]) -> None:
+def show_models(found: Sequence[dict[str, Any]]) -> None:
     """`cerulea models` for a person."""
     if not found:
         print(f"No models yet. Train one: {command()} train recipes/quickstart.toml")
@@ -320,34 +317,35 @@ def show_models(found: list[Model]) -> None:
     for column in ("model", "aliases", "preset", "parameters", "context", "bits per byte", "trained tokens"):
         table.add_column(column, justify="left" if column in ("model", "aliases", "preset") else "right")
     for model in found:
-        card = model.card()
-        bits = card.get("bits_per_byte")
+        bits = model.get("bits_per_byte")
         table.add_row(
-            model.label,
-            "retired" if model.retired else " ".join(model.aliases),
-            str(card.get("preset", "")),
-            f"{card.get('parameters', 0):,}",
-            f"{card.get('context', 0):,}",
+            f"{model['model']}@{model['version']}",
+            "retired" if model["retired"] else " ".join(model["aliases"]),
+            str(model.get("preset", "")),
+            f"{model.get('parameters', 0):,}",
+            f"{model.get('context', 0):,}",
             f"{bits:.4f}" if bits is not None else "-",
-            f"{card.get('trained_tokens', 0):,}",
+            f"{model.get('trained_tokens', 0):,}",
         )
     Console().print(table)
 
 
-def show_moves(moves: Sequence[AliasMove], as_json: bool) -> None:
+def show_moves(moves: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Moves of aliases, one a line."""
     for move in moves:
         if as_json:
-            put({**asdict(move), "at": iso(move.at)})
+            put(move)
             continue
-        before, after = (f"{move.model}@{n}" if n else "nothing" for n in (move.before, move.after))
-        print(f"{iso(move.at)}  {move.model}:{move.alias}  {before} -> {after}  by {move.actor}")
+        before, after = (f"{move['model']}@{n}" if n else "nothing" for n in (move["before"], move["after"]))
+        print(f"{move['at']}  {move['model']}:{move['alias']}  {before} -> {after}  by {move['actor']}")
 
 
 def show_known(known: dict[str, Any], depth: int = 0) -> None:
     """`cerulea show` for a person: keys and values, evaluations as a table."""
     for name, value in known.items():
         pad = "  " * depth
+        if depth == 0 and value is None:
+            continue
         if isinstance(value, dict):
             print(f"{pad}{name}:")
             show_known(value, depth + 1)

@@ -313,6 +313,13 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListedVersion(Version):
+    """A version with the aliases that name it."""
+
+    aliases: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VersionDetail(Version):
     """A version with its surroundings."""
 
@@ -321,6 +328,8 @@ class VersionDetail(Version):
     parents: list[str]
     children: list[str]
     versions: list[int]
+    config: dict[str, Any]  # what its config.json says of its shape
+    run_record: dict[str, Any] | None  # how its run went
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,10 @@ class JobCalls:
         """The curves that a job has."""
         return [str(name) for name in self._line.get(f"/api/jobs/{path_part(job)}/metrics/names")["items"]]
 
+    def record(self, run: str) -> dict[str, Any]:
+        """What a run was and how it went. Raises NotFound."""
+        return dict(self._line.get(f"/api/runs/{path_part(run)}")["record"])
+
     def wait(self, job: str) -> JobDetail:
         """Return when a job has ended, or rests until somebody does something for it."""
         for item in self.follow(job):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cerulea.client.answers import (
     Key,
+    ListedVersion,
     Logged,
     MadeKey,
     Member,
@@ -136,6 +137,11 @@ class ModelCalls:
     def list(self) -> Sequence[Model]:
         """Models, by name."""
         return [read(Model, one) for one in self._line.get("/api/models")["items"]]
+
+    def versions(self, *, retired: bool = False) -> Sequence[ListedVersion]:
+        """Versions of all models, by name and version; retired ones too where that is asked for."""
+        found = self._line.get("/api/versions", retired=retired)
+        return [read(ListedVersion, one) for one in found["items"]]
 
     def get(self, label: str) -> VersionDetail:
         """The version that `brook`, `brook@3` or `brook:prod` names. Raises NotFound."""

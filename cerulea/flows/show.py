@@ -13,10 +13,11 @@ from typing import Any
 from cerulea.core.clock import iso
 from cerulea.core.errors import Failed, Invalid, NotFound
 from cerulea.core.files import read_json
+from cerulea.flows.known import record_of, recorded, shown
 from cerulea.flows.model_folders import Model, find_model
 from cerulea.flows.models import open_model
 from cerulea.flows.platform import Platform
-from cerulea.flows.runs import find_run, loss_curve
+from cerulea.flows.runs import find_run
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.generate import Sampling, generate
 from cerulea.nn.precision import pick_device, set_threads
@@ -71,26 +72,18 @@ def show(platform: Platform, label: str) -> dict[str, Any]:
     """All that is known of a model or a run: its card or record, and how it went."""
     try:
         folder = find_run(platform.settings, label)
-        return {"kind": "run", "folder": str(folder), **_run(folder)}
+        return {"kind": "run", "folder": str(folder), **recorded(folder)}
     except NotFound:
         model = find_model(platform, label)
-    config = {
-        k: v
-        for k, v in read_json(model.folder / "config.json").items()
-        if k in ("model_type", "architectures", "shape")
-    }
-    known: dict[str, Any] = {
+    return {
         "kind": "model",
         "model": model.label,
         "folder": str(model.folder),
         **_origin(platform, model),
         "card": model.card(),
-        "config": config,
+        "config": shown(read_json(model.folder / "config.json")),
+        "run": record_of(platform.settings, _run_of(model)),
     }
-    run = _run_of(model)
-    if run and (platform.settings.runs / run / "run.json").exists():
-        known["run"] = _run(platform.settings.runs / run)
-    return known
 
 
 def _origin(platform: Platform, model: Model) -> dict[str, Any]:
@@ -118,16 +111,6 @@ def _run_of(model: Model) -> str:
     if model.registered and model.registered.run:
         return model.registered.run
     return str(model.card().get("extra", {}).get("run") or "")
-
-
-def _run(folder: Path) -> dict[str, Any]:
-    evaluations = [
-        {k: line[k] for k in ("step", "bits_per_byte", "loss", "elapsed_s")}
-        for line in read_metrics(folder / "metrics.jsonl")
-        if line["event"] == "eval"
-    ]
-    curve = loss_curve(folder)
-    return {**read_json(folder / "run.json"), "steps_done": curve[-1][0] if curve else 0, "evaluations": evaluations}
 
 
 def _source_of(platform: Platform, name: str) -> Path:

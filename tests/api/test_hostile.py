@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+from pathlib import Path
 
+import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 from cerulea.api import app as application
+from cerulea.api.app import create_app
+from cerulea.client.desk import RemoteDesk
+from cerulea.core.errors import CeruleaError
 from cerulea.flows.platform import Platform
-from tests.serving import RECIPE, Asker
+from cerulea.flows.work import Desk
+from cerulea.jobs.protocol import Ending
+from tests.serving import RECIPE, Asker, key_for, served
+from tests.test_registry import HOSTILE
 
 NAMES = [
     *("..", "../..", "../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e%2f", "....//", "a/../../b", "/etc/passwd"),
@@ -126,3 +137,52 @@ def test_a_fault_of_ours_is_a_problem_too_and_tells_nothing(platform: Platform, 
     problem = ask.get("/api/jobs", status=500)
 
     assert problem["code"] == "E-ALL-001" and "secret" not in str(problem)
+
+
+def test_a_header_of_a_gigabyte_is_cut_off(platform: Platform):
+    """The line is closed long before, and the next one is answered."""
+    sent, chunk = 0, b"a" * 65_536
+    with served(create_app(platform)) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=30) as line:
+            line.sendall(b"GET /api/me HTTP/1.1\r\nHost: here\r\nX-Large: ")
+            with contextlib.suppress(ConnectionError):
+                while sent < 1 << 30:
+                    line.sendall(chunk)
+                    sent += len(chunk)
+            with contextlib.suppress(ConnectionError):
+                while line.recv(65_536):
+                    pass
+        assert httpx.get(f"{url}/healthz").status_code == 200
+
+    assert sent < 32 << 20, "what the system's own buffers take, and no more"
+
+
+def files_in(folder: Path) -> set[str]:
+    return {
+        str(path) for path in folder.rglob("*") if path.suffix != ".db" and not path.name.endswith(("-wal", "-shm"))
+    }
+
+
+def test_a_worker_cannot_name_a_file_out_of_its_models_folder(platform: Platform, tmp_path: Path):
+    """Zip-slip without a zip: the names of a result's files come from a worker, and become files of a folder."""
+    entry = {"sha256": platform.blobs.put_bytes(b"owned"), "bytes": 5}
+    service = key_for(platform, "service")
+    with served(create_app(platform)) as url, contextlib.closing(RemoteDesk(url, service)) as agent:
+        for number, name in enumerate(HOSTILE):
+            job = Asker(httpx_client(platform)).post("/api/jobs", {"recipe": RECIPE}, status=201)["id"]
+            worker = f"w{number}"
+            agent.enlist(worker, name="far:1", slots=1, device="cpu", kinds=("text",))
+            Desk(platform).place(platform.queue.get(job), {worker: 1})
+            (given,) = agent.claim(worker)
+            before = files_in(tmp_path)
+            model = {"files": {name: entry}, "digest": "0" * 64, "card": {}}
+            with contextlib.suppress(CeruleaError):
+                agent.finish(job, given.token, Ending(outcome="done", reason="steps", model=model))
+            assert platform.registry.versions() == [], name
+            assert platform.queue.get(job).status != "SUCCEEDED", name
+            assert files_in(tmp_path) == before, name
+
+
+def httpx_client(platform: Platform) -> TestClient:
+    return TestClient(create_app(platform, trusted=platform.people.caller()))

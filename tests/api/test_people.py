@@ -85,6 +85,20 @@ def test_a_model_is_shown_with_its_aliases_history_and_lineage(both: Platform, a
     assert {m["model"]: m["newest"] for m in ask_both.get("/api/models")["items"]} == {"brook": 2, "brook-chat": 1}
 
 
+def test_versions_are_listed_with_their_aliases(both: Platform, ask_both: Asker):
+    for digest in "abc":
+        register(both, digest=digest)
+    ask_both.post("/api/models/brook@1/aliases", {"alias": "prod"})
+    ask_both.post("/api/models/brook@2/retire", {})
+
+    usable = ask_both.get("/api/versions")["items"]
+    assert [(one["label"], one["aliases"]) for one in usable] == [("brook@1", ["prod"]), ("brook@3", [])]
+    every = ask_both.get("/api/versions?retired=true")["items"]
+    assert [(one["version"], one["retired_at"] is not None) for one in every] == [(1, False), (2, True), (3, False)]
+    assert ask_both.get("/api/models/brook")["config"] == {}
+    assert ask_both.get("/api/runs/none", status=404)["code"] == "E-NAME-001"
+
+
 def test_a_retired_version_is_found_no_more_and_can_come_back(platform: Platform, ask: Asker):
     register(platform)
     register(platform, digest="b")

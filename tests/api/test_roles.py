@@ -56,7 +56,9 @@ ROUTES = {
     "POST /api/keys": "people:write",
     "POST /api/keys/{prefix}/limits": "people:write",
     "DELETE /api/keys/{prefix}": "people:write",
+    "GET /api/runs/{run}": "jobs:read",
     "GET /api/models": "models:read",
+    "GET /api/versions": "models:read",
     "GET /api/models/{label}": "models:read",
     "POST /api/models/{label}/aliases": "models:write",
     "DELETE /api/models/{model}/aliases/{alias}": "models:write",
@@ -87,7 +89,7 @@ ROUTES = {
 }
 # So that what may be called is refused for what it names and not for how it is written.
 NAMES = {"job": "job-none", "fund": "none", "request": "draw-none", "team": "none", "person": "nobody"}
-NAMES |= {"prefix": "aaaaaaaa", "label": "none", "model": "none", "alias": "none", "request_id": "r"}
+NAMES |= {"prefix": "aaaaaaaa", "label": "none", "model": "none", "alias": "none", "run": "none", "request_id": "r"}
 
 
 def call(ask: Asker, route: str) -> int:
@@ -194,12 +196,18 @@ def test_what_belongs_to_another_team_does_not_exist(platform: Platform):
     blue.post("/api/jobs", {"recipe": RECIPE, "team": "red"}, status=404)
     blue.post("/api/jobs", {"recipe": RECIPE, "fund": "red"}, status=404)
     blue.get("/api/models/secret-model", status=404)
+    run = platform.settings.runs / platform.queue.get(job).run
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}", encoding="utf-8")
+    (run / "metrics.jsonl").touch()
+    assert "red" not in str(blue.get(f"/api/runs/{run.name}", status=404))
+    assert red.get(f"/api/runs/{run.name}")["job"] == job
     blue.post("/api/models/secret-model@1/retire", {}, status=404)
     blue.post("/api/models/secret-model@1/aliases", {"alias": "prod"}, status=404)
 
     assert blue.get("/api/jobs")["items"] == blue.get("/api/jobs?team=red")["items"] == []
     assert [one["name"] for one in blue.get("/api/funds")["items"]] == ["blue"]
-    assert blue.get("/api/models")["items"] == []
+    assert blue.get("/api/models")["items"] == blue.get("/api/versions")["items"] == []
     assert red.get(f"/api/jobs/{job}")["status"] == "QUEUED"
 
 

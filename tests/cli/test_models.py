@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from cerulea.api.app import create_app
+from cerulea.core.settings import read_settings
+from cerulea.flows.platform import open_platform
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.shape import preset_shape
 from cerulea.nn.weights import save_decoder
 from cerulea.text.tokenizer import bytes_tokenizer
 
-from ..conftest import Cerulea
+from ..conftest import TINY, Cerulea, prose
+from ..serving import key_for, served
 
 
 def save_model(folder: Path, seed: int) -> Path:
@@ -25,6 +30,14 @@ def save_model(folder: Path, seed: int) -> Path:
     save_decoder(Decoder(shape), folder, end_of_text=tokenizer.end_of_text)
     tokenizer.save(folder)
     return folder
+
+
+class Elsewhere(Cerulea):
+    """The same commands from another machine: a home of its own, and the platform behind a URL."""
+
+    def __init__(self, home: Path, url: str, key: str) -> None:
+        super().__init__(home)
+        self.environment |= {"CERULEA_URL": url, "CERULEA_KEY": key}
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +127,70 @@ def test_a_models_folder_may_go_and_comes_again(home: Cerulea):
     shutil.rmtree(home.home / "models")
 
     assert home.lines("sample", "brook@1", "--max-tokens", 4) == [before]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cerulea, Elsewhere]]:
+    """A model that was trained and one that was imported, seen at their machine and from elsewhere."""
+    root = tmp_path_factory.mktemp("two")
+    (root / "corpus").mkdir()
+    for i in range(20):
+        (root / "corpus" / f"{i}.txt").write_text(prose(i, 200), encoding="utf-8")
+    recipe = root / "tiny.toml"
+    recipe.write_text(TINY.format(corpus=(root / "corpus").as_posix()), encoding="utf-8")
+    here = Cerulea(root / "home")
+    here.run("train", recipe)
+    here.run("import", save_model(root / "source", 1), "--name", "brook")
+    with open_platform(read_settings({}, home=here.home)) as platform, served(create_app(platform)) as url:
+        yield here, Elsewhere(root / "elsewhere", url, key_for(platform, "developer"))
+
+
+def test_a_platform_elsewhere_lists_and_shows_the_same(two: tuple[Cerulea, Elsewhere]):
+    """Equal keys in equal order, and equal values but for the folder, which lies on the other machine."""
+    here, there = two
+    run = here.lines("show", "tiny")[0]["run"]["run"]
+
+    for words in (("models",), ("models", "--retired"), ("show", "tiny"), ("show", "brook@1"), ("show", run)):
+        ours, theirs = here.lines(*words), there.lines(*words)
+        assert [list(one) for one in ours] == [list(one) for one in theirs], words
+        assert [{**one, "folder": None} for one in ours] == theirs, words
+        assert all(one["folder"] for one in ours), words
+    assert here.lines("show", "tiny")[0]["config"]["shape"]
+    assert here.run("models").stdout == there.run("models").stdout
+    assert not (there.home / "core.db").exists(), "no platform was opened here"
+
+
+def test_a_platform_elsewhere_moves_aliases_and_retires(two: tuple[Cerulea, Elsewhere]):
+    here, there = two
+
+    (moved,) = there.lines("alias", "brook", "prod")
+    assert (moved["before"], moved["after"], moved["actor"].split("/")[0]) == (None, 1, "developer-home")
+    assert here.lines("show", "brook:prod")[0]["aliases"] == ["prod"]
+    assert here.lines("alias", "brook", "prod", "--history") == there.lines("alias", "brook", "prod", "--history")
+    assert "Give the alias another version" in there.run("retire", "brook@1", code=5).stderr
+    (removed,) = there.lines("alias", "brook", "prod", "--remove")
+    assert list(removed) == list(moved) and removed["after"] is None
+    assert there.lines("retire", "brook@1") == [{"model": "brook", "version": 1, "retired": True}]
+    assert [m["model"] for m in here.lines("models")] == [m["model"] for m in there.lines("models")] == ["tiny"]
+    assert there.run("retire", "brook@1", "--undo").stdout == "brook@1: back in use\n"
+    assert "nearest name is 'brook'" in there.run("show", "broook", code=2).stderr
+
+
+def test_a_url_goes_before_the_home_and_a_home_before_the_variable(two: tuple[Cerulea, Elsewhere], tmp_path: Path):
+    _, there = two
+
+    assert there.lines("models", "--home", tmp_path / "own") == []
+    assert len(there.lines("models", "--home", tmp_path / "own", "--url", there.environment["CERULEA_URL"])) == 2
+    assert "does not answer" in there.run("models", "--url", "http://127.0.0.1:1", code=6).stderr
+
+
+def test_what_opens_tensors_says_that_it_works_here_alone(two: tuple[Cerulea, Elsewhere], tmp_path: Path):
+    here, there = two
+
+    refused = there.run("sample", "brook", code=2).stderr
+    assert "no model of this machine" in refused and there.environment["CERULEA_URL"] in refused
+    assert "cerulea show brook --url" in refused
+    assert there.lines("sample", tmp_path.parent / "nothing", code=2)[0]["code"] == "E-NAME-001"
+    there.run("import", here.home.parent / "source", "--name", "own")
+    assert there.lines("sample", "own", "--max-tokens", 2)[0]["completion_tokens"] <= 2
+    assert "no model of this machine" not in here.run("sample", "broook", code=2).stderr

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -234,6 +236,23 @@ def test_a_port_or_a_home_that_is_taken_is_a_conflict(home: Path, cerulea):
 
         assert "--port" in taken.stderr
         assert "--home" in second.stderr
+
+
+def test_a_database_of_a_newer_version_is_not_started_on(cerulea):
+    """It says so, and whatever the newer one wrote stays."""
+    with open_platform(read_settings({}, home=cerulea.home)) as platform:
+        platform.database.write(lambda tx: tx.run("UPDATE alembic_version SET version_num = '9999'"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    for words in (("up", "--port", port), ("ps",), ("models",)):
+        said = cerulea.run(*words, code=5).stderr
+        assert "E-STORE-001" in said and "newer" in said and "9999" in said, said
+
+    with sqlite3.connect(cerulea.home / "core.db") as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
+    connection.close()
 
 
 def test_up_leaves_nothing_behind(home: Path):

@@ -389,6 +389,17 @@ def test_a_pickle_is_refused_by_any_of_its_names(file: str, tmp_path: Path):
             load_decoder(path)
 
 
+def test_a_header_that_claims_a_gigabyte_is_refused_unread(tmp_path: Path):
+    """Eight bytes say how long the header is; nobody makes room for it on their word, nor opens an archive's files."""
+    folder = folder_of(tmp_path, "gpt2")
+    for content in ((1 << 30).to_bytes(8, "little") + b"{", b"\xff" * 8 + b"{", b"PK\x03\x04../../x"):
+        (folder / "model.safetensors").write_bytes(content)
+        with pytest.raises(WeightsInvalid, match=r"model\.safetensors"):
+            load_decoder(folder)
+
+    assert not (tmp_path.parent / "x").exists()
+
+
 def test_a_folder_without_its_files_is_not_found(tmp_path: Path):
     """No folder, an empty one, one without weights, one without config.json."""
     folder = folder_of(tmp_path, "gpt2")
