@@ -96,10 +96,14 @@ def _check_scopes(app: FastAPI) -> None:
 
 
 def _answer(request: Request, error: Any, status: int | None = None, headers: dict[str, str] | None = None) -> Response:
-    """The error in the language of whoever asked."""
-    if openai_errors.speaks_openai(request.url.path):
+    """The error in the language of whoever asked: OpenAI's on its paths, unless a problem is asked for by its type."""
+    if _in_openais_words(request):
         return openai_errors.respond(error, status, headers)
-    return respond(error, status, headers)
+    return respond(error.error if isinstance(error, openai_errors.About) else error, status, headers)
+
+
+def _in_openais_words(request: Request) -> bool:
+    return openai_errors.speaks_openai(request.url.path) and MEDIA not in request.headers.get("accept", "")
 
 
 async def _refused(request: Request, error: Any) -> Response:
@@ -108,7 +112,7 @@ async def _refused(request: Request, error: Any) -> Response:
 
 async def _malformed(request: Request, error: Any) -> Response:
     """What is wrong with a request, field by field."""
-    if openai_errors.speaks_openai(request.url.path):
+    if _in_openais_words(request):
         return openai_errors.malformed(error.errors())
     found = []
     for one in error.errors()[:5]:

@@ -60,7 +60,7 @@ async def create_completion(body: CompletionIn, caller: Uses, gateway: Through, 
         sampling = sampling_of(served, body, DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens)
         logprobs = max(-1 if body.logprobs is None else body.logprobs, 0 if best_of > n else -1)
         with about("prompt"):
-            prompts = await read_prompts(served, body.prompt)
+            prompts = await read_prompts(served, body.prompt, begin=bool(body.add_special_tokens))
             ask = Ask(
                 id=f"cmpl-{secrets.token_hex(12)}",
                 endpoint="completions",

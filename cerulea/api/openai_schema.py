@@ -95,6 +95,7 @@ class CompletionIn(Sampling):
     best_of: Annotated[int, Field(ge=1, le=20), WHOLE] | None = Field(None, description="n of so many are given.")
     logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
     echo: bool | None = Field(None, description="Give the prompt back before the text.")
+    add_special_tokens: bool | None = Field(None, description="Put the model's begin-of-text token before texts.")
     return_token_ids: bool | None = Field(None, description="Give the ids that were written, as `token_ids`.")
     suffix: str | None = Field(None, description="Refused: these models write forward only.")
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,8 +20,8 @@ from cerulea.cli import chat, jobs, models, people, up, usage
 from cerulea.cli import fund as money
 from cerulea.cli.lines import put
 from cerulea.cli.options import Home, Json, ModelName, settings_of
-from cerulea.cli.reach import Url, is_elsewhere
-from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid, NotFound
+from cerulea.cli.reach import Url, client_of
+from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
 
 if TYPE_CHECKING:
     from cerulea.flows.platform import Platform
@@ -67,26 +66,6 @@ def platform_of(context: typer.Context, home: Path | None) -> AbstractContextMan
     from cerulea.flows.platform import open_platform
 
     return open_platform(settings_of(context, home))
-
-
-@contextmanager
-def models_of_this_machine(context: typer.Context, home: Path | None, url: str | None, model: str) -> Iterator[None]:
-    """Say that a command works on local models alone, where somebody names one of a platform elsewhere.
-
-    Raises:
-        NotFound: there is none of that name here.
-    """
-    try:
-        yield
-    except NotFound as error:
-        if not is_elsewhere(context, home, url):
-            raise
-        there = url or settings_of(context, home).url
-        raise NotFound(
-            f"{model[:120]!r} is no model of this machine, and this command works on models of this machine alone.",
-            why=f"The platform at {there} is another one. Here: {error.what}",
-            fix=f"Run it there; or see what is there: cerulea show {model[:120]} --url {there}",
-        ) from error
 
 
 @app.command()
@@ -189,25 +168,18 @@ def sample(
 ) -> None:
     """Let a model write."""
     from cerulea.cli.view import show_text
-    from cerulea.flows.show import sample as write
-    from cerulea.nn.generate import Sampling
 
     text = sys.stdin.read() if prompt == "-" else prompt
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    with models_of_this_machine(context, home, url, model), platform_of(context, home) as platform:
-        texts = write(platform, model, text, sampling, n)
-    for i, written in enumerate(texts):
+    how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "n": n}
+    with client_of(context, home, url) as client:
+        written = client.write.texts(model, text, add_special_tokens=True, fit_context=True, **how)
+    for i, one in enumerate(written):
         if as_json:
-            put(
-                {
-                    "text": written.text,
-                    "prompt_tokens": written.prompt_tokens,
-                    "completion_tokens": len(written.token_ids),
-                    "token_ids": written.token_ids,
-                }
-            )
+            ids = list(one.token_ids)
+            counts = {"prompt_tokens": one.prompt_tokens, "completion_tokens": len(ids)}
+            put({"text": one.text, **counts, "token_ids": ids})
         else:
-            show_text(i, n, text, written.text)
+            show_text(i, n, text, one.text)
 
 
 @app.command("import")

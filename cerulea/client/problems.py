@@ -7,16 +7,12 @@ import json
 from cerulea.core.errors import CeruleaError, Failed, restore
 
 
-def error_of(status: int, content: bytes, code: str = "") -> CeruleaError:
-    """The error that a problem body tells of, or one of OpenAI's shape; Failed for an answer that is none.
-
-    Args:
-        code: ours, from the header `x-cerulea-code`, for OpenAI's shape has no place for it.
-    """
+def error_of(status: int, content: bytes) -> CeruleaError:
+    """The error that a problem body tells of, or one of OpenAI's shape; Failed for an answer that is none."""
     try:
         values = json.loads(content)
         if "error" in values:
-            return restore({"code": code or Failed.code, "what": str(values["error"]["message"])})
+            return restore({"code": Failed.code, "what": str(values["error"]["message"])})
         code, what = str(values["code"]), str(values["detail"])
     except (ValueError, KeyError, TypeError):
         return Failed(f"The platform answers {status}: {content[:200].decode('utf-8', 'replace')}")

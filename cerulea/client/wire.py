@@ -30,7 +30,7 @@ T = TypeVar("T")
 TIMEOUT_S = 30.0
 TRIES = 4
 BACKOFF_S = 0.2  # before the first retry; doubles
-CODE = "x-cerulea-code"
+ACCEPT = "text/event-stream, application/problem+json"  # refusals as the platform's own problems
 QUIET_S = 60.0  # a stream that says nothing for this long is broken: comments come every ten seconds
 
 
@@ -118,10 +118,10 @@ class HttpWire:
 
         timeout = httpx.Timeout(TIMEOUT_S, read=QUIET_S)
         try:
-            with self._http.stream("POST", path, json=body, timeout=timeout) as answer:
+            with self._http.stream("POST", path, json=body, headers={"Accept": ACCEPT}, timeout=timeout) as answer:
                 if answer.is_error:
                     answer.read()
-                    raise error_of(answer.status_code, answer.content, answer.headers.get(CODE, ""))
+                    raise error_of(answer.status_code, answer.content)
                 yield answer.iter_lines()
         except httpx.HTTPError as error:
             raise self._gone(error) from error
@@ -216,11 +216,11 @@ class _Call:
         self._read = False
         self._gone = asyncio.Event()
         self._parts: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._status, self._code = 0, ""
+        self._status = 0
 
     async def run(self, app: Any) -> None:
         """Let the application answer."""
-        names = {"content-type": "application/json", "content-length": str(len(self._body))}
+        names = {"accept": ACCEPT, "content-type": "application/json", "content-length": str(len(self._body))}
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -258,7 +258,7 @@ class _Call:
                 *whole, left = left.split(b"\n")
                 yield from (line.decode() for line in whole)
         if self._status >= 400:
-            raise error_of(self._status, left, self._code)
+            raise error_of(self._status, left)
 
     async def _receive(self) -> dict[str, Any]:
         if not self._read:
@@ -270,7 +270,6 @@ class _Call:
     async def _send(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            self._code = dict(message["headers"]).get(CODE.encode(), b"").decode()
         elif message["type"] == "http.response.body":
             self._parts.put(message.get("body", b""))
 

@@ -26,6 +26,16 @@ class Piece:
     usage: Mapping[str, int] | None = None  # of all texts, with the very last piece
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A whole text."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    finish: str
+
+
 class WriteCalls:
     """What models write."""
 
@@ -43,6 +53,20 @@ class WriteCalls:
             for choice in event["choices"]:
                 yield _piece(choice, choice["text"])
             yield from _usage(event)
+
+    def texts(self, model: str, prompt: str, **how: Any) -> list[Written]:
+        """The same, whole: `n` of them."""
+        pieces = list(self.complete(model, prompt, **how))
+        read = next((piece.usage["prompt_tokens"] for piece in pieces if piece.usage), 0)
+        return [
+            Written(
+                text="".join(piece.text for piece in pieces if piece.index == i),
+                token_ids=tuple(token for piece in pieces if piece.index == i for token in piece.token_ids),
+                prompt_tokens=read,
+                finish=next((piece.finish for piece in pieces if piece.index == i and piece.finish), ""),
+            )
+            for i in range(int(how.get("n", 1)))
+        ]
 
     def chat(self, model: str, messages: Sequence[Mapping[str, str]], **how: Any) -> Iterator[Piece]:
         """What the model says next; `how` as OpenAI's chat completions take it.

@@ -24,19 +24,22 @@ AT_ONCE = 20_000  # characters that are read without a thread
 _pen = threading.Lock()  # a tokenizer keeps the words it has seen, and is not asked from two threads at once
 
 
-async def read_prompts(served: Served, given: Given) -> tuple[Prompt, ...]:
+async def read_prompts(served: Served, given: Given, *, begin: bool = False) -> tuple[Prompt, ...]:
     """The prompts of a request; none at all and an empty one begin a new document.
+
+    Args:
+        begin: texts are beginnings of documents: the model's begin-of-text token goes before them.
 
     Raises:
         Invalid: an empty list, an id that the model does not have.
         PromptTooLong: a text of which it is certain unread.
     """
     if given is None or isinstance(given, str):
-        return await _read_texts(served, [given or ""])
+        return await _read_texts(served, [given or ""], begin)
     if not given:
         raise Invalid("The list is empty.", fix="Give at least one prompt.")
     if isinstance(given[0], str):
-        return await _read_texts(served, [str(text) for text in given])
+        return await _read_texts(served, [str(text) for text in given], begin)
     lists = [given] if isinstance(given[0], int) else given
     return tuple(Prompt(ids=_checked(served, ids)) for ids in lists)  # type: ignore[arg-type]
 
@@ -52,7 +55,7 @@ async def encode(served: Served, texts: list[str]) -> list[list[int]]:
     return await asyncio.to_thread(_encode, tokenizer, texts)
 
 
-async def _read_texts(served: Served, texts: list[str]) -> tuple[Prompt, ...]:
+async def _read_texts(served: Served, texts: list[str], begin: bool) -> tuple[Prompt, ...]:
     tokenizer = served.tokenizer
     widest = max(int(tokenizer.bytes_of.max()), *(len(name.encode()) for name in tokenizer.specials), 1)
     for text in texts:
@@ -64,6 +67,8 @@ async def _read_texts(served: Served, texts: list[str]) -> tuple[Prompt, ...]:
             )
     found = await encode(served, texts)
     start = (tokenizer.begin_of_text,)
+    if begin:
+        return tuple(Prompt(ids=(*start, *ids), text=text) for ids, text in zip(found, texts, strict=True))
     return tuple(Prompt(ids=tuple(ids) or start, text=text) for ids, text in zip(found, texts, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Read-only answers: what a model or run is, what a model writes, how a text scores.
+"""Read-only answers: what a model or run is, how a text scores.
 
 Not here: training (`flows.train`), names (`flows.model_folders`).
 """
@@ -6,12 +6,11 @@ Not here: training (`flows.train`), names (`flows.model_folders`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cerulea.core.clock import iso
-from cerulea.core.errors import Failed, Invalid, NotFound
+from cerulea.core.errors import Failed, NotFound
 from cerulea.core.files import read_json
 from cerulea.flows.known import record_of, recorded, shown
 from cerulea.flows.model_folders import Model, find_model
@@ -19,7 +18,6 @@ from cerulea.flows.models import open_model
 from cerulea.flows.platform import Platform
 from cerulea.flows.runs import find_run
 from cerulea.nn.decoder import Decoder
-from cerulea.nn.generate import Sampling, generate
 from cerulea.nn.precision import pick_device, set_threads
 from cerulea.text.tokenizer import Tokenizer
 from cerulea.train.evaluate import Score, score_file
@@ -27,30 +25,11 @@ from cerulea.train.record import read_metrics
 from cerulea.train.suites import run_suite
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """One continuation of a prompt."""
-
-    text: str
-    token_ids: list[int]
-    prompt_tokens: int  # end-of-text in front included
-
-
 def _ready(platform: Platform, label: str) -> tuple[Decoder, Tokenizer]:
     """A model on the device that the settings choose, and its tokenizer."""
     set_threads(platform.settings.threads)
     decoder, tokenizer = open_model(find_model(platform, label))
     return decoder.to(pick_device(platform.settings.device)), tokenizer
-
-
-def sample(platform: Platform, label: str, prompt: str, sampling: Sampling, rows: int) -> list[Written]:
-    """Continue `prompt` in `rows` ways with a model."""
-    if rows < 1:
-        raise Invalid(f"--n is {rows}.", fix="Ask for at least one text.")
-    decoder, tokenizer = _ready(platform, label)
-    ids = [tokenizer.begin_of_text, *tokenizer.encode_prompt(prompt)]
-    written = generate(decoder, ids, sampling, stop=tokenizer.end_of_text, rows=rows)
-    return [Written(text=tokenizer.decode(row), token_ids=row, prompt_tokens=len(ids)) for row in written]
 
 
 def evaluate_files(platform: Platform, label: str, files: list[str], *, field: str, stride: int | None) -> Score:
