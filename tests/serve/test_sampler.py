@@ -114,7 +114,7 @@ def test_a_gpu_s_way_leaves_the_same(logits_V: np.ndarray, one: SamplingParams):
 @pytest.mark.requires_gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_picks_as_a_cpu_does():
-    """Greedy rows exactly; the others the same every time, with the same log probability where the token is the same."""
+    """Greedy rows exactly; the others the same every time, with equal log probabilities where tokens are equal."""
     logits_BV, rows = a_batch(42)
 
     there, again, here = pick(logits_BV.cuda(), rows), pick(logits_BV.cuda(), rows), pick(logits_BV, rows)
