@@ -219,12 +219,14 @@ def _drawn(kind: str, logits_GV: Tensor, most_G: Tensor, group: Sequence[Row]) -
     torch.sub(logits_GV, most_G[:, None], out=work_GP[:, :vocab])
     work_GP[:, :vocab] /= heat_G[:, None]  # the likeliest is 0 now
     work_GP[:, vocab:] = -torch.inf
-    work_GP.masked_fill_(~most_G.isfinite()[:, None], 0.0)
+    finite_G = most_G.isfinite()
+    if not finite_G.all():
+        work_GP.masked_fill_(~finite_G[:, None], 0.0)
     keys = [mixed(row.sampling.seed, row.sampling.choice, row.position) for row in group]
     key_G = torch.tensor([k - (1 << 64) if k >> 63 else k for k in keys], device=logits_GV.device)
     if kind == "window":
         return _from_window(work_GP, min(WINDOW, vocab), filters, key_G)
-    if kind == "nucleus" and work_GP.is_cuda:
+    if kind == "nucleus" and _wide(work_GP):
         return _from_window(work_GP, min(WINDOW_CUDA, vocab), filters, key_G)
     if kind == "nucleus":
         return _from_nucleus(work_GP, filters, key_G)
@@ -234,9 +236,14 @@ def _drawn(kind: str, logits_GV: Tensor, most_G: Tensor, group: Sequence[Row]) -
     return _from_blocks(work_GP, least_G, _masses(work_GP), key_G)
 
 
+def _wide(work_GP: Tensor) -> bool:
+    """Whether many rows at once, and a sort of some of them, cost less than going through them one by one."""
+    return work_GP.is_cuda
+
+
 def _masses(work_GP: Tensor) -> Tensor:
     """Sums of exp over each block, float64. All are equally long, so that no bit depends on the number of rows."""
-    at_once = len(work_GP) if work_GP.is_cuda else 4  # on a CPU, what its caches hold
+    at_once = len(work_GP) if _wide(work_GP) else 4  # on a CPU, what its caches hold
     parts = [part.clamp_min(LOWEST).exp_().view(len(part), -1, BLOCK).sum(dim=-1) for part in work_GP.split(at_once)]
     return torch.cat(parts).double()
 
@@ -272,7 +279,7 @@ def _from_window(work_GP: Tensor, window: int, filters: Sequence[_Filters], key_
 
 def _from_nucleus(work_GP: Tensor, filters: Sequence[_Filters], key_G: Tensor) -> Tensor:
     """Draw from what the filters leave, however much it is."""
-    if work_GP.is_cuda:
+    if _wide(work_GP):
         total_G = _masses(work_GP).sum(dim=-1)
         least_G = _thresholds(work_GP.sort(dim=-1, descending=True).values, filters, total_G)
         mass_GN = _masses(work_GP.masked_fill(work_GP < least_G[:, None], -torch.inf))

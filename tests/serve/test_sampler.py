@@ -97,6 +97,35 @@ def test_filters_leave_what_the_reference_leaves(logits_V: np.ndarray, one: Samp
 
 
 @settings(max_examples=100, deadline=None)
+@given(some_logits, some_filters)
+def test_a_gpu_s_way_leaves_the_same(logits_V: np.ndarray, one: SamplingParams):
+    """A wide window and sorts, here on a CPU, with a window small enough to spill."""
+    p = reference(logits_V, Row(one), [], [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cerulea.serve.sampler._wide", lambda work: True)
+        patch.setattr("cerulea.serve.sampler.WINDOW_CUDA", 100)
+
+        tokens = draws(logits_V, one, 300)
+
+    assert_drawn_from(tokens, p)
+    assert set(np.flatnonzero(p > 0.1)) <= set(tokens.tolist())
+
+
+@pytest.mark.requires_gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_picks_as_a_cpu_does():
+    """Greedy rows exactly; the others the same every time, with equal log probabilities where tokens are equal."""
+    logits_BV, rows = a_batch(42)
+
+    there, again, here = pick(logits_BV.cuda(), rows), pick(logits_BV.cuda(), rows), pick(logits_BV, rows)
+
+    assert there == again
+    for one, other, row in zip(there, here, rows, strict=True):
+        assert row.sampling.temperature or one.token == other.token
+        assert one.token != other.token or one.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     some_logits,
     st.builds(
