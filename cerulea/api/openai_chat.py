@@ -123,6 +123,15 @@ def _write(served: Served, body: ChatIn) -> tuple[str, tuple[int, ...]]:
             ),
             "model",
         )
+    if _offers(body) and not template.writes_tools:
+        raise About(
+            Invalid(
+                f"The chat template of {served.label} has no place for tools.",
+                why="A model that is not told of its tools cannot call them.",
+                fix="Leave tools out, or use a model that was trained with them.",
+            ),
+            "tools",
+        )
     with about("messages"):
         messages = [_turn(message) for message in body.messages]
         tools = _plain(body.tools) if _offers(body) else None

@@ -146,19 +146,31 @@ def respond(
 
 
 def malformed(found: Iterable[Mapping[str, Any]]) -> Response:
-    """What is wrong with a request's fields: the first in full, since OpenAI's shape names one."""
+    """What is wrong with a request's fields: the first one, since OpenAI's shape names one."""
     errors = list(found)
-    first = errors[0]
-    places = [str(part) for part in first["loc"] if part not in ("body", "path", "query", "header")]
-    param = ".".join(part for part in places if not _is_of_union(part))[:100] or None
+    first, param = errors[0], _param_of(errors[0])
     if first["type"] == "extra_forbidden":
         text, code = f"Unrecognized request argument supplied: {param}", "unknown_parameter"
     elif first["type"] == "missing":
         text, code = f"Missing required parameter: {param!r}.", "missing_required_parameter"
     else:
+        # Where several types would do, each of them says why it does not.
+        root = _places(first)[:1]
+        whys = dict.fromkeys(one["msg"] for one in errors if _places(one)[:1] == root)
         hint = "" if param else " Send a JSON object, with Content-Type: application/json."
-        text, code = f"Invalid value for {param or 'the body'}: {first['msg']}.{hint}", "invalid_value"
+        why = "; or ".join(list(whys)[:4])
+        text, code = f"Invalid value for {param or 'the body'}: {why}.{hint}", "invalid_value"
     return _response(400, _body(text, "invalid_request_error", param, code), {"x-cerulea-code": Invalid.code})
+
+
+def _param_of(error: Mapping[str, Any]) -> str | None:
+    return ".".join(_places(error))[:100] or None
+
+
+def _places(error: Mapping[str, Any]) -> list[str]:
+    """The argument, from the outside in."""
+    places = [str(part) for part in error["loc"] if part not in ("body", "path", "query", "header")]
+    return [part for part in places if not _is_of_union(part)]
 
 
 def _is_of_union(part: str) -> bool:

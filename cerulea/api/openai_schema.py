@@ -14,13 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from cerulea.api.schema import WHOLE, In
 
 MOST_PROMPTS = 2048
-Whole = Annotated[int, WHOLE]
 Tokens = Annotated[int, Field(ge=0, le=10_000_000), WHOLE]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 ModelName = Annotated[
     str, Field(min_length=1, max_length=1000, examples=["brook@3"], description="As /v1/models lists.")
 ]
-Id = Annotated[int, Field(ge=0, le=2**31), WHOLE]
+Id = Annotated[int, Field(ge=0, le=2**31)]
 Ids = Annotated[list[Id], Field(max_length=1_000_000)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
 Several = Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS)]

@@ -58,11 +58,18 @@ class _Sequence:
     over: bool = False  # the engine is done with it
     ended: bool = False  # its last piece was given
     finish: str = ""
+    denied: bool = False  # there is no more money for it
+
+    @property
+    def spent(self) -> int:
+        """Tokens that are paid: as the engine counted them, an end-of-text among them where it counts one."""
+        return self.usage.completion_tokens if self.usage else self.written
 
     @property
     def wants(self) -> int:
-        """Tokens to lease next; none where enough are leased."""
-        return 0 if self.over or self.leased - self.written > LOW else min(LEASE, self.most - self.leased)
+        """Tokens to lease next; none where enough are leased, or where it was said that there are no more."""
+        enough = self.over or self.denied or self.leased - self.written > LOW
+        return 0 if enough else min(LEASE, self.most - self.leased)
 
 
 class Completion:
@@ -90,7 +97,7 @@ class Completion:
         for first in range(0, len(self.sequences), best_of):
             group = self.sequences[first : first + best_of]
             read += max(one.usage.prompt_tokens if one.usage else 0 for one in group)
-            written += sum(one.usage.completion_tokens if one.usage else one.written for one in group)
+            written += sum(one.spent for one in group)
             device += sum(one.usage.device_ms for one in group if one.usage)
         return Usage(prompt_tokens=read, completion_tokens=written, device_ms=device)
 
@@ -125,6 +132,7 @@ class Completion:
         self.sequences = list(sequences)
         self.gateway.running[self.id] = self
         self._task = asyncio.create_task(self._run(), name=self.id)
+        self._top_up()  # the first lease may have been smaller than asked for
 
     async def _run(self) -> None:
         renewing = asyncio.create_task(self._renew())
@@ -223,8 +231,8 @@ class Completion:
         if ends or text or told:
             self._pieces.put_nowait(Piece(one.index, text, tuple(told), finish, detail, delta.embedding, one.ids))
             one.ids = ()
-        if not ends and one.wants > 0 and (self._lender is None or self._lender.done()):
-            self._lender = asyncio.create_task(self._lend())
+        if not ends:
+            self._top_up()
 
     def _observe(self, one: _Sequence, delta: Delta) -> None:
         observer, model, now = self.gateway.observer, self.served.label, monotonic()
@@ -283,11 +291,15 @@ class Completion:
 
     # -- the lease -----------------------------------------------------------------------------------
 
+    def _top_up(self) -> None:
+        if (self._lender is None or self._lender.done()) and any(one.wants > 0 for one in self.sequences):
+            self._lender = asyncio.create_task(self._lend())
+
     async def _lend(self) -> None:
         """Lease more for every sequence that runs low: first what ended ones left, then new money."""
         try:
             while needy := [one for one in self.sequences if one.wants > 0]:
-                spare = self.bill.leased - sum(one.written if one.over else one.leased for one in self.sequences)
+                spare = self.bill.leased - sum(one.spent if one.over else one.leased for one in self.sequences)
                 missing = sum(one.wants for one in needy) - spare
                 if missing > 0 and not self._broke:
                     granted = await self.bill.extend(missing)
@@ -296,12 +308,11 @@ class Completion:
                     spare += granted
                 for one in needy:
                     share = min(one.wants, max(0, spare))
+                    one.denied = not share and self._broke
                     spare -= share
                     one.leased += share
                     if not one.over:
                         one.flow.lease(one.leased + (one.leased >= one.most))
-                if self._broke:
-                    return
         except CeruleaError as error:
             self._fail(error)
 

@@ -56,6 +56,11 @@ class ChatTemplate(Protocol):
         """The prompt, special tokens spelled out."""
         ...
 
+    @property
+    def writes_tools(self) -> bool:
+        """Whether it has a place for tools."""
+        ...
+
 
 class Served(Protocol):
     """A model that is loaded."""

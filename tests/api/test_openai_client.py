@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from cerulea.core.errors import FundTooLow, ModelTooLarge, NotReady, QueueFull, RateLimited
+from cerulea.text.chat import default_template
 from tests.toy_models import CONTEXT, ToyHost
 
 from .worlds import HELLO, World
@@ -543,6 +544,12 @@ def test_chat_refusals_name_their_argument(world: World):
     assert "no chat template" in error.message
     with pytest.raises(bad):
         world.chat(messages=[{"role": "user", "content": [image]}])
+
+
+def test_tools_that_a_template_cannot_show_are_refused(world: World):
+    world.host.served["toy@1"].template = default_template()
+
+    refused(openai.BadRequestError, lambda: world.chat(tools=[TOOL]), 400, None, "tools")
 
 
 def test_embeddings_have_one_width(world: World):

@@ -113,6 +113,15 @@ def test_the_text_ends_where_the_money_does(shop: Shop):
     assert len(shop.host.requests) == 1 and shop.host.every[0][1].written == 100 and shop.left() == 0
 
 
+def test_with_money_for_fewer_tokens_than_texts_every_text_ends(shop: Shop):
+    shop.give(11 * PROMPT + 2 * WRITTEN)
+
+    choices = shop.client.completions.create(**ASK, n=4).choices
+
+    assert [len(choice.text) for choice in choices] == [2, 0, 0, 0] and shop.left() == 0
+    assert all(choice.finish_reason == "length" and choice.cerulea for choice in choices)  # type: ignore[attr-defined]
+
+
 def test_without_money_for_the_prompt_it_is_402(shop: Shop):
     with pytest.raises(openai.APIStatusError) as caught:
         shop.client.completions.create(**ASK)
