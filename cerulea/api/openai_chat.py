@@ -1,7 +1,7 @@
 """OpenAI's chat over our models: a conversation is written as its model's template writes it, and gone on with.
 
-Kept:    the text of a stream, joined, is the plain answer's. Where tools may be called, a stream gives what was written
-         at its end, when it is known what of it is a call.
+Kept:    the text of a stream, joined, is the plain answer's. Where tools may be called, a stream holds back what may be
+         the beginning of a call until it is known.
 Not here: templates (`text.chat`), what a call looks like (`flows.calls`), what is shared with completions (`openai`).
 """
 
@@ -21,11 +21,12 @@ from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import ChatIn, Message, NamedTool
 from cerulea.core.errors import Invalid, NoChatTemplate
 from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
-from cerulea.flows.calls import Call, call_grammar, read_calls
+from cerulea.flows.calls import Call, Calls, call_grammar
 from cerulea.flows.complete import Completion, begin
 from cerulea.flows.prompts import encode
 from cerulea.flows.serving import Gateway, Served
 from cerulea.people import Caller
+from cerulea.text.tools import SHOWN
 
 router = APIRouter(tags=["openai"], dependencies=[Depends(whole_characters)])
 # What ends a turn in the families that are known; a template may name others (`stop_tokens`).
@@ -78,6 +79,7 @@ async def _begin(body: ChatIn, caller: Caller, gateway: Gateway) -> Completion:
             fill=most is None or bool(body.fit_context),
             best_of=body.n or 1,
             stops=stops_of(body),
+            shown=SHOWN if _offers(body) else (),
             strict=bool(body.strict),
             share_prefix=body.share_prefix is not False,
         )
@@ -157,7 +159,11 @@ def _plain(tools: Any) -> list[dict[str, Any]]:
 
 
 def _choice(body: ChatIn, served: Served, text: Text) -> dict[str, Any]:
-    content, calls = read_calls(text.text, forced=_is_forced(body)) if _offers(body) else (text.text, [])
+    content, calls = text.text, list[Call]()
+    if _offers(body):
+        reading = _calls(body, served)
+        (content, calls), (rest, more) = reading.push(text.text), reading.end()
+        content, calls = content + rest, calls + more
     message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else ""), "refusal": None}
     if calls:
         message["tool_calls"] = [_called(call) for call in calls]
@@ -165,7 +171,7 @@ def _choice(body: ChatIn, served: Served, text: Text) -> dict[str, Any]:
         "index": text.index,
         "message": message,
         "logprobs": _logprobs(body, served, text.told),
-        "finish_reason": _finish(body, text.finish, calls),
+        "finish_reason": _finish(body, text.finish, bool(calls)),
         **detail_of(text.detail),
     }
 
@@ -175,7 +181,8 @@ class _Chunks:
 
     def __init__(self, body: ChatIn, served: Served) -> None:
         self.body, self.served = body, served
-        self.held: dict[int, str] | None = {} if _offers(body) else None  # by choice, where it may become a call
+        self.reading: dict[int, Calls] = {}  # by choice, where it may call something
+        self.called: dict[int, int] = {}  # calls so far
 
     def opening(self, n: int) -> Iterator[dict[str, Any]]:
         """Who speaks, before anything is said."""
@@ -185,18 +192,21 @@ class _Chunks:
     def of(self, piece: Piece) -> Iterator[dict[str, Any]]:
         """The text; with the last piece, why it ended."""
         text, calls = piece.text, list[Call]()
-        if self.held is not None:
-            self.held[piece.index] = self.held.get(piece.index, "") + text
-            text = ""
+        if _offers(self.body):
+            reading = self.reading.setdefault(piece.index, _calls(self.body, self.served))
+            text, calls = reading.push(text)
             if piece.finish:
-                text, calls = read_calls(self.held.pop(piece.index), forced=_is_forced(self.body))
+                rest, more = reading.end()
+                text, calls = text + rest, calls + more
         if text or piece.told:
             told = _logprobs(self.body, self.served, piece.told)
             yield self._chunk(piece.index, {"content": text} if text else {}, logprobs=told)
-        for position, call in enumerate(calls):
+        for call in calls:
+            position = self.called.get(piece.index, 0)
+            self.called[piece.index] = position + 1
             yield self._chunk(piece.index, {"tool_calls": [{"index": position, **_called(call)}]})
         if piece.finish:
-            finish = _finish(self.body, piece.finish, calls)
+            finish = _finish(self.body, piece.finish, bool(self.called.get(piece.index)))
             yield {**self._chunk(piece.index, {}, finish=finish), **detail_of(piece.detail)}
 
     def _chunk(
@@ -212,7 +222,13 @@ def _logprobs(body: ChatIn, served: Served, told: Any) -> dict[str, Any] | None:
     return out.chat_logprobs_of(entries, served.tokenizer, body.top_logprobs or 0)
 
 
-def _finish(body: ChatIn, finish: str, calls: list[Call]) -> str:
+def _calls(body: ChatIn, served: Served) -> Calls:
+    """What reads the calls of one answer."""
+    assert served.template is not None, "a conversation was written for it"
+    return Calls(None if _is_forced(body) else served.template.call_style)
+
+
+def _finish(body: ChatIn, finish: str, calls: bool) -> str:
     """Where the caller named the one tool to call, OpenAI says `stop`."""
     return "tool_calls" if calls and not isinstance(body.tool_choice, NamedTool) else finish
 

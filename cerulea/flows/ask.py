@@ -31,6 +31,7 @@ class Ask:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     fill: bool = False  # as many of max_tokens as the context has room for, instead of a refusal
     best_of: int = 1  # texts of each prompt
+    shown: tuple[str, ...] = ()  # special tokens that are part of the text: those that mark calls of tools
     stops: tuple[str, ...] = ()  # strings that end a text and are not part of it
     echo: bool = False  # the text begins with the prompt
     strict: bool = False  # hold the money for the longest answer at once

@@ -9,12 +9,12 @@ Not here: how tools are shown to a model (`text.chat`), HTTP.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cerulea.core.errors import Invalid
+from cerulea.text.tools import CallStream, Style, ToolCall
 
 
 class Call(NamedTuple):
@@ -50,13 +50,34 @@ def call_grammar(tools: Sequence[Mapping[str, Any]], name: str) -> str:
     return json.dumps({"schema": forms[0] if len(forms) == 1 else {"anyOf": forms}}, sort_keys=True)
 
 
-def read_calls(text: str, *, forced: bool) -> tuple[str, list[Call]]:
-    """What a text says beside its calls, and the calls; a call that was cut off is text."""
-    if forced:
+class Calls:
+    """The text of one answer as it comes, and the calls in it.
+
+    Args:
+        style: how the model calls; None where the whole text is one forced call.
+    """
+
+    def __init__(self, style: Style | None) -> None:
+        self._stream = CallStream(style) if style else None
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, list[Call]]:
+        """What is said beside calls, and calls that are whole."""
+        if self._stream is None:
+            self._held += text
+            return "", []
+        return _plain(*self._stream.push(text))
+
+    def end(self) -> tuple[str, list[Call]]:
+        """The rest; a call that was cut off is text."""
+        if self._stream is not None:
+            return _plain(*self._stream.end())
         try:
-            found = json.loads(text)
+            found = json.loads(self._held)
             return "", [Call(found["name"], json.dumps(found["arguments"], ensure_ascii=False))]
         except (ValueError, KeyError, TypeError):
-            return text, []
-    content, calls = importlib.import_module("cerulea.text.tools").parse_tool_calls(text)
-    return content, [Call(*call) for call in calls]
+            return self._held, []
+
+
+def _plain(text: str, calls: Sequence[ToolCall]) -> tuple[str, list[Call]]:
+    return text, [Call(call.name, call.arguments) for call in calls]

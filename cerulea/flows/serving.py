@@ -20,6 +20,7 @@ from cerulea.flows.platform import Platform
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Request
 from cerulea.text.tokenizer import Tokenizer
+from cerulea.text.tools import Style
 
 if TYPE_CHECKING:
     from cerulea.flows.complete import Completion
@@ -45,6 +46,11 @@ class Flow(Protocol):
 
 class ChatTemplate(Protocol):
     """How a conversation is written for a model."""
+
+    @property
+    def call_style(self) -> Style:
+        """How the model calls tools."""
+        ...
 
     def render(
         self,

@@ -26,6 +26,7 @@ from cerulea.serve.request import Delta, Finish, Request, TokenLogprob
 from cerulea.serve.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 log = logging.getLogger("cerulea.serve")
@@ -34,9 +35,12 @@ log = logging.getLogger("cerulea.serve")
 class Grammar(Protocol):
     """What a sequence may write next."""
 
-    done: bool
+    @property
+    def done(self) -> bool:
+        """Whether nothing may follow."""
+        ...
 
-    def mask(self) -> Tensor:
+    def mask(self) -> np.ndarray:
         """allowed_V, bool."""
         ...
 
@@ -351,7 +355,10 @@ class Engine:
         if sampling.logprobs >= 0:
             given["logprobs"] = (picked,)
         if one.grammar is not None:
-            one.grammar.advance(picked.token)
+            try:
+                one.grammar.advance(picked.token)
+            except CeruleaError as error:  # it asks for more work than a token may cost
+                return self._end(one, "error", detail=str(error), **given)
             if one.grammar.done:
                 return self._end(one, "stop", **given)
         if one.written >= sampling.max_tokens:

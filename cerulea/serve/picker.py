@@ -8,10 +8,9 @@ Not here: the arithmetic (`sampler`), which texts a grammar allows (`grammar`).
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from cerulea.core.errors import EngineFailed
+from cerulea.core.errors import EngineFailed, GrammarInvalid
 from cerulea.serve import sampler
 from cerulea.serve.engine import Sequence
 from cerulea.serve.request import TokenLogprob
@@ -39,19 +38,30 @@ class SamplerPicker:
         if self._grammars is None:  # few models are ever asked for one
             from cerulea.serve.grammar import Grammars
 
-            self._grammars = Grammars(self._tokenizer, self._vocab)
-        sequence.grammar = self._grammars.begin(json.loads(sequence.request.sampling.grammar))
+            self._grammars = Grammars(self._tokenizer, vocab=self._vocab)
+        sequence.grammar = self._grammars.start(sequence.request.sampling.grammar)
 
     def pick(self, logits_BV: Tensor, sequences: list[Sequence]) -> list[TokenLogprob | Exception]:
         """The next token of each sequence, or why there is none."""
-        rows = [_row(sequence) for sequence in sequences]
-        try:
-            return [*sampler.pick(logits_BV, rows)]
-        except sampler.NothingToPick as error:
-            bad = set(error.rows)
-        good = [b for b in range(len(rows)) if b not in bad]
-        picked = iter(sampler.pick(logits_BV[good], [rows[b] for b in good]) if good else [])
-        return [_nothing(sequences[b]) if b in bad else next(picked) for b in range(len(rows))]
+        rows: dict[int, sampler.Row] = {}
+        failed: dict[int, Exception] = {}
+        for b, sequence in enumerate(sequences):
+            try:
+                rows[b] = _row(sequence)
+            except GrammarInvalid as error:
+                failed[b] = error
+        picked: list[TokenLogprob] = []
+        while rows:
+            some_BV = logits_BV if len(rows) == len(sequences) else logits_BV[list(rows)]
+            try:
+                picked = sampler.pick(some_BV, list(rows.values()))
+                break
+            except sampler.NothingToPick as error:
+                for b in [list(rows)[place] for place in error.rows]:
+                    failed[b] = _nothing(sequences[b])
+                    del rows[b]
+        found = dict(zip(rows, picked, strict=True))
+        return [failed[b] if b in failed else found[b] for b in range(len(sequences))]
 
     def prompt_logprobs(self, logits_TV: Tensor, targets: list[int], top: int) -> list[TokenLogprob]:
         """Log probabilities of tokens that are known."""
