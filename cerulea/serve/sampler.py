@@ -303,11 +303,13 @@ def _thresholds(value_GW: Tensor, filters: Sequence[_Filters], total_G: Tensor) 
     p_G1 = torch.tensor([[one.p] for one in filters], dtype=torch.float64, device=value_GW.device)
     # The last token of the nucleus is the first at which the sum reaches p; it may lie outside the window.
     last_G1 = (mass_GW.cumsum(dim=-1) < p_G1 * reach_G1).sum(dim=-1, keepdim=True)
-    judged = torch.tensor([[one.p < 1 and one.k <= window] for one in filters], device=value_GW.device)
     nucleus_G1 = value_GW.gather(1, last_G1.clamp_max(window - 1))
-    nucleus_G1 = nucleus_G1.masked_fill(~(judged & (last_G1 < window)), -torch.inf)
+    nucleus_G1 = nucleus_G1.masked_fill((last_G1 == window) | (p_G1 == 1), -torch.inf)
     min_p_G1 = value_GW.new_tensor([[one.least] for one in filters])
-    return torch.maximum(torch.maximum(least_G1, nucleus_G1), min_p_G1)[:, 0]
+    least_G1 = torch.maximum(torch.maximum(least_G1, nucleus_G1), min_p_G1)
+    # What top-p is a share of ends where top-k does: beyond the window nothing can be said.
+    unknown = [[one.p < 1 and one.k > window] for one in filters]
+    return least_G1.masked_fill(torch.tensor(unknown, device=value_GW.device), -torch.inf)[:, 0]
 
 
 def _cut(work_GP: Tensor, filters: Sequence[_Filters]) -> tuple[Tensor, Tensor]:

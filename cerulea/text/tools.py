@@ -3,7 +3,8 @@
 In:      text as it comes; the style of calls that the model's template teaches.
 Out:     text that is no call, as soon as that is sure, and whole calls.
 Styles:  hermes   <tool_call>{"name": ..., "arguments": {...}}</tool_call>, one after the other (Hermes, Qwen)
-         mistral  [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...] at the end
+         mistral  [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...] at the end, or [TOOL_CALLS]name[ARGS]{...} of
+                  newer ones, several times
          llama3   {"name": ..., "parameters": {...}}, nothing before it but <|python_tag|>; several parted by ;
 Kept:    any split of a text gives the same text and calls; what turns out to be no call is text again, to the letter.
 Not here: which tools there are, and whether the arguments fit them (`api`); how tools are told to a model (`chat`).
@@ -21,7 +22,7 @@ Style = Literal["hermes", "mistral", "llama3"]
 _OPEN = {"hermes": "<tool_call>", "mistral": "[TOOL_CALLS]", "llama3": "<|python_tag|>"}
 _CLOSE = "</tool_call>"
 # Special tokens of a style: text.stream leaves them out unless it is told to show them.
-SHOWN = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+SHOWN = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +126,10 @@ class CallStream:
         if not last:
             return "", [], False
         values = _json(bare[len(mark) :])
-        calls = [_call(one, "arguments") for one in values] if isinstance(values, list) else []
-        return self._whole(calls)
+        if not isinstance(values, list):
+            parted = [one.partition("[ARGS]") for one in bare.split(mark)[1:]]
+            values = [{"name": name.strip(), "arguments": _json(given)} for name, _, given in parted]
+        return self._whole([_call(one, "arguments") for one in values])
 
     def _llama3(self, last: bool) -> tuple[str, list[ToolCall], bool]:
         """Only a text that begins as a call can be one, so that braces later on are text."""

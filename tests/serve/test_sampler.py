@@ -55,16 +55,16 @@ def draws(logits_V: np.ndarray, one: SamplingParams, n: int, **kept) -> np.ndarr
 
 
 def assert_drawn_from(tokens: np.ndarray, p: np.ndarray) -> None:
-    """Chi-square over tokens of some mass, the rest as one; 6 standard deviations of the statistic."""
+    """Chi-square over tokens of some mass, the rest as one; chance fails once in 10^9 (Wilson, Hilferty 1931)."""
     assert p[tokens].min() > 0, "a token that no filter leaves"
     big = np.flatnonzero(p * len(tokens) >= 5)
     expected = np.append(p[big], max(1 - p[big].sum(), 0)) * len(tokens)
     seen = np.append([(tokens == i).sum() for i in big], 0)
     seen[-1] = len(tokens) - seen.sum()
-    fine = expected > 1
+    fine = expected >= 5
     free = max(int(fine.sum()) - 1, 1)
     statistic = ((seen - expected)[fine] ** 2 / expected[fine]).sum()
-    assert statistic < free + 6 * math.sqrt(2 * free)
+    assert statistic < free * (1 - 2 / (9 * free) + 6 * math.sqrt(2 / (9 * free))) ** 3
 
 
 # Logits on a grid, so that many are equal and none lies within a rounding error of a filter's edge.

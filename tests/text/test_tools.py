@@ -36,6 +36,8 @@ CASES = [
         "Sure.",
         [A, B],
     ),
+    ("mistral", 'So: [TOOL_CALLS]weather[ARGS]{"city": "Köln"}[TOOL_CALLS]time[ARGS]{}', "So:", [A, B]),
+    ("mistral", "[TOOL_CALLS]time[ARGS]{", "[TOOL_CALLS]time[ARGS]{", []),
     ("mistral", "a [1] [TOOL", "a [1] [TOOL", []),
     ("mistral", "a [TOOL_CALLS] [{]", "a [TOOL_CALLS] [{]", []),
     ("mistral", 'a [TOOL_CALLS] [{"name": 3}]', 'a [TOOL_CALLS] [{"name": 3}]', []),
