@@ -7,12 +7,8 @@ engine must: max_tokens, stop_ids, lease, logprobs, prompt_logprobs, logit_bias,
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import json
 import math
-import sys
 import threading
-import types
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +31,7 @@ class ToyTemplate(ChatTemplate):
     """Cerulea's own layout, with the tools in front and a place for what they said."""
 
     def __init__(self) -> None:
-        tools = "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
+        tools = "{% if tools %}<|system|>{{ tools | tojson }} in <tool_call><|end|>{% endif %}"
         super().__init__(tools + DEFAULT_TEMPLATE.replace("'assistant'", "'assistant', 'tool'"))
 
 
@@ -259,7 +255,6 @@ class ToyBills:
 
 def toy_gateway(platform: Platform, host: ToyHost | None = None, bills: ToyBills | None = None) -> Gateway:
     bills = bills or ToyBills()
-    install_stand_ins()
     return Gateway(
         platform=platform,
         host=host or ToyHost("toy@1", "plain@1"),
@@ -275,21 +270,3 @@ def wait_for(what: Callable[[], bool], seconds: float = 20.0) -> None:
             return
         event.wait(0.005)
     raise AssertionError("it never was so")
-
-
-# -- a stand-in for what is not in the tree ---------------------------------------------------------------
-
-
-def _parse_tool_calls(text: str) -> tuple[str, list[tuple[str, str]]]:
-    """Hermes's form: <tool_call>{"name": ..., "arguments": {...}}</tool_call>."""
-    content, *rest = text.split("<tool_call>")
-    calls = [json.loads(part.partition("</tool_call>")[0]) for part in rest]
-    return content, [(call["name"], json.dumps(call["arguments"])) for call in calls]
-
-
-def install_stand_ins() -> None:
-    """Modules of others, where they are not in the tree."""
-    name = "cerulea.text.tools"
-    if name not in sys.modules and importlib.util.find_spec(name) is None:
-        sys.modules[name] = types.ModuleType(name)
-        vars(sys.modules[name])["parse_tool_calls"] = _parse_tool_calls

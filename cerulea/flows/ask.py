@@ -32,6 +32,7 @@ class Ask:
     fill: bool = False  # as many of max_tokens as the context has room for, instead of a refusal
     best_of: int = 1  # texts of each prompt
     stops: tuple[str, ...] = ()  # strings that end a text and are not part of it
+    shown: tuple[str, ...] = ()  # special tokens that are written out all the same
     echo: bool = False  # the text begins with the prompt
     strict: bool = False  # hold the money for the longest answer at once
     share_prefix: bool = True

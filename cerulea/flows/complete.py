@@ -367,7 +367,7 @@ def _submit(completion: Completion, index: int, most: int, leased: int) -> _Sequ
         index=index,
         prompt=prompt,
         flow=served.submit(request),
-        stream=TextStream(served.tokenizer, ask.stops),
+        stream=TextStream(served.tokenizer, ask.stops, shown=ask.shown),
         most=most,
         leased=leased,
         spelt=Pieces(served.tokenizer, offset=len(before), begins=False),

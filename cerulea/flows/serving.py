@@ -7,7 +7,7 @@ Not here: the story (`flows.complete`), HTTP (`api`), tensors.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from cerulea.flows.bill import open_bill
 from cerulea.flows.platform import Platform
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Request
+from cerulea.text.chat import ChatTemplate
 from cerulea.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -40,25 +41,6 @@ class Flow(Protocol):
 
     def abort(self) -> None:
         """Stop it; idempotent. The last Delta still comes, with what was used."""
-        ...
-
-
-class ChatTemplate(Protocol):
-    """How a conversation is written for a model."""
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-    ) -> str:
-        """The prompt, special tokens spelled out."""
-        ...
-
-    @property
-    def writes_tools(self) -> bool:
-        """Whether it has a place for tools."""
         ...
 
 
