@@ -46,6 +46,10 @@ class Toy:
         self.bonus = np.zeros(self.vocab)
         self.bonus[97:123] = self.bonus[32] = 6.0
 
+    def admit(self, sequences: int, prompt_tokens: int) -> None:
+        if len(self.host.flows) + sequences > self.host.most:
+            raise QueueFull(f"{self.host.most} requests wait already.", retry_after_s=2.5)
+
     def submit(self, request: Request) -> ToyFlow:
         if self.host.refusal is not None:
             raise self.host.refusal

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cerulea.core.errors import NotFound, NotReady
 from cerulea.core.values import Usage
@@ -78,6 +78,19 @@ class Served(Protocol):
         Raises:
             QueueFull, NotReady: not now.
             GrammarInvalid: its grammar cannot be met.
+        """
+        ...
+
+
+@runtime_checkable
+class Admits(Protocol):
+    """A Served that says early that it is full, so that a refusal costs no look at the books."""
+
+    def admit(self, sequences: int, prompt_tokens: int) -> None:
+        """Nothing where so much more would be taken now; `submit` has the last word.
+
+        Raises:
+            QueueFull, NotReady: not now.
         """
         ...
 

@@ -618,6 +618,14 @@ def test_a_full_queue_is_429_and_nothing_is_charged(world: World):
     assert world.bills.last.settled[0][0].completion_tokens == 0 and world.bills.left == 1 << 40
 
 
+def test_a_queue_that_is_known_to_be_full_costs_no_look_at_the_books(world: World):
+    world.host.most = 3
+
+    refused(openai.RateLimitError, lambda: world.complete(n=4), 429, "queue_full", None)
+
+    assert world.bills.opened == [] and world.complete(n=3).usage.completion_tokens == 48
+
+
 def test_what_passes_is_tried_again_by_the_client(world: World):
     """A model that is being loaded is there at the second try."""
     world.host.unready = NotReady("toy@1 is being loaded.", retry_after_s=0.01)
