@@ -31,7 +31,7 @@ class ToyTemplate(ChatTemplate):
     """Cerulea's own layout, with the tools in front and a place for what they said."""
 
     def __init__(self) -> None:
-        tools = "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
+        tools = "{% if tools %}<|system|>{{ tools | tojson }} in <tool_call><|end|>{% endif %}"
         super().__init__(tools + DEFAULT_TEMPLATE.replace("'assistant'", "'assistant', 'tool'"))
 
 
@@ -45,6 +45,10 @@ class Toy:
         self.context, self.vocab = CONTEXT, self.tokenizer.vocab
         self.bonus = np.zeros(self.vocab)
         self.bonus[97:123] = self.bonus[32] = 6.0
+
+    def admit(self, sequences: int, prompt_tokens: int) -> None:
+        if len(self.host.flows) + sequences > self.host.most:
+            raise QueueFull(f"{self.host.most} requests wait already.", retry_after_s=2.5)
 
     def submit(self, request: Request) -> ToyFlow:
         if self.host.refusal is not None:

@@ -27,7 +27,7 @@ from cerulea.api.usage import RequestId, RequestUsageOut, show_request
 from cerulea.core.errors import Invalid, NotFound
 from cerulea.flows.ask import Ask, Piece, Text
 from cerulea.flows.complete import Completion, begin, best
-from cerulea.flows.grammars import grammar_of
+from cerulea.flows.grammars import check_grammar, grammar_of
 from cerulea.flows.prompts import encode, read_prompts
 from cerulea.flows.serving import Gateway, Offer, Served
 from cerulea.people import Caller
@@ -57,7 +57,7 @@ async def create_completion(body: CompletionIn, caller: Uses, gateway: Through, 
 
     async def start() -> tuple[Served, Completion]:
         served = await open_model(gateway, caller, body.model)
-        sampling = sampling_of(served, body, DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens)
+        sampling = await sampling_of(served, body, DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens)
         logprobs = max(-1 if body.logprobs is None else body.logprobs, 0 if best_of > n else -1)
         with about("prompt"):
             prompts = await read_prompts(served, body.prompt, begin=bool(body.add_special_tokens))
@@ -256,7 +256,9 @@ async def open_model(gateway: Gateway, caller: Caller, label: str) -> Served:
         raise About(error, "model", "model_not_found") from None
 
 
-def sampling_of(served: Served, body: Sampling, max_tokens: int, more_stops: tuple[int, ...] = ()) -> SamplingParams:
+async def sampling_of(
+    served: Served, body: Sampling, max_tokens: int, more_stops: tuple[int, ...] = ()
+) -> SamplingParams:
     """How tokens are picked, as OpenAI's arguments and ours say it."""
     bias = [(int(token), value) for token, value in (body.logit_bias or {}).items()]
     for token, value in bias:
@@ -268,6 +270,7 @@ def sampling_of(served: Served, body: Sampling, max_tokens: int, more_stops: tup
     stops = {*(body.stop_token_ids or ()), *(() if body.ignore_eos else (served.tokenizer.end_of_text, *more_stops))}
     with about("response_format"):
         grammar = grammar_of(body.response_format.model_dump(by_alias=True) if body.response_format else None)
+        await check_grammar(served, grammar)
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=1.0 if body.temperature is None else body.temperature,

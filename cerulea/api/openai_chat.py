@@ -1,7 +1,6 @@
 """OpenAI's chat over our models: a conversation is written as its model's template writes it, and gone on with.
 
-Kept:    the text of a stream, joined, is the plain answer's. Where tools may be called, a stream holds back what may be
-         the beginning of a call until it is known.
+Kept:    the text of a stream, joined, is the plain answer's; what may still become a call of a tool is held back.
 Not here: templates (`text.chat`), what a call looks like (`flows.calls`), what is shared with completions (`openai`).
 """
 
@@ -21,12 +20,13 @@ from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import ChatIn, Message, NamedTool
 from cerulea.core.errors import Invalid, NoChatTemplate
 from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
-from cerulea.flows.calls import Call, Calls, call_grammar
+from cerulea.flows.calls import Calls, NoCalls, call_grammar, check_tools, read_calls
 from cerulea.flows.complete import Completion, begin
+from cerulea.flows.grammars import check_grammar
 from cerulea.flows.prompts import encode
 from cerulea.flows.serving import Gateway, Served
 from cerulea.people import Caller
-from cerulea.text.tools import SHOWN
+from cerulea.text.tools import SHOWN, ToolCall
 
 router = APIRouter(tags=["openai"], dependencies=[Depends(whole_characters)])
 # What ends a turn in the families that are known; a template may name others (`stop_tokens`).
@@ -64,11 +64,12 @@ async def _begin(body: ChatIn, caller: Caller, gateway: Gateway) -> Completion:
     text, ends = _write(served, body)
     (ids,) = await encode(served, [text])
     most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    sampling = sampling_of(served, body, served.context if most is None else most, ends)
+    sampling = await sampling_of(served, body, served.context if most is None else most, ends)
     if _is_forced(body):
         with about("tool_choice"):
             named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else ""
             grammar = call_grammar(_plain(body.tools), named)
+            await check_grammar(served, grammar)
         sampling = dataclasses.replace(sampling, grammar=grammar)
     with about("messages"):
         ask = Ask(
@@ -125,15 +126,9 @@ def _write(served: Served, body: ChatIn) -> tuple[str, tuple[int, ...]]:
             ),
             "model",
         )
-    if _offers(body) and not template.writes_tools:
-        raise About(
-            Invalid(
-                f"The chat template of {served.label} has no place for tools.",
-                why="A model that is not told of its tools cannot call them.",
-                fix="Leave tools out, or use a model that was trained with them.",
-            ),
-            "tools",
-        )
+    if _offers(body):
+        with about("tools"):
+            check_tools(template, served.label, forced=_is_forced(body))
     with about("messages"):
         messages = [_turn(message) for message in body.messages]
         tools = _plain(body.tools) if _offers(body) else None
@@ -159,11 +154,10 @@ def _plain(tools: Any) -> list[dict[str, Any]]:
 
 
 def _choice(body: ChatIn, served: Served, text: Text) -> dict[str, Any]:
-    content, calls = text.text, list[Call]()
-    if _offers(body):
-        reading = _calls(body, served)
-        (content, calls), (rest, more) = reading.push(text.text), reading.end()
-        content, calls = content + rest, calls + more
+    reader = _reader(body, served)
+    content, calls = reader.push(text.text)
+    rest, more = reader.end()
+    content, calls = content + rest, calls + more
     message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else ""), "refusal": None}
     if calls:
         message["tool_calls"] = [_called(call) for call in calls]
@@ -171,9 +165,13 @@ def _choice(body: ChatIn, served: Served, text: Text) -> dict[str, Any]:
         "index": text.index,
         "message": message,
         "logprobs": _logprobs(body, served, text.told),
-        "finish_reason": _finish(body, text.finish, bool(calls)),
+        "finish_reason": _finish(body, text.finish, len(calls)),
         **detail_of(text.detail),
     }
+
+
+def _reader(body: ChatIn, served: Served) -> Calls:
+    return read_calls(served.template, forced=_is_forced(body)) if _offers(body) else NoCalls()
 
 
 class _Chunks:
@@ -181,8 +179,8 @@ class _Chunks:
 
     def __init__(self, body: ChatIn, served: Served) -> None:
         self.body, self.served = body, served
-        self.reading: dict[int, Calls] = {}  # by choice, where it may call something
-        self.called: dict[int, int] = {}  # calls so far
+        self.readers: dict[int, Calls] = {}  # by choice
+        self.called: dict[int, int] = {}  # how many calls of each were told
 
     def opening(self, n: int) -> Iterator[dict[str, Any]]:
         """Who speaks, before anything is said."""
@@ -191,22 +189,22 @@ class _Chunks:
 
     def of(self, piece: Piece) -> Iterator[dict[str, Any]]:
         """The text; with the last piece, why it ended."""
-        text, calls = piece.text, list[Call]()
-        if _offers(self.body):
-            reading = self.reading.setdefault(piece.index, _calls(self.body, self.served))
-            text, calls = reading.push(text)
-            if piece.finish:
-                rest, more = reading.end()
-                text, calls = text + rest, calls + more
+        reader = self.readers.get(piece.index)
+        if reader is None:
+            reader = self.readers[piece.index] = _reader(self.body, self.served)
+        text, calls = reader.push(piece.text)
+        if piece.finish:
+            rest, more = reader.end()
+            text, calls = text + rest, calls + more
         if text or piece.told:
             told = _logprobs(self.body, self.served, piece.told)
             yield self._chunk(piece.index, {"content": text} if text else {}, logprobs=told)
-        for call in calls:
-            position = self.called.get(piece.index, 0)
-            self.called[piece.index] = position + 1
+        first = self.called.get(piece.index, 0)
+        for position, call in enumerate(calls, first):
             yield self._chunk(piece.index, {"tool_calls": [{"index": position, **_called(call)}]})
+        self.called[piece.index] = first + len(calls)
         if piece.finish:
-            finish = _finish(self.body, piece.finish, bool(self.called.get(piece.index)))
+            finish = _finish(self.body, piece.finish, self.called[piece.index])
             yield {**self._chunk(piece.index, {}, finish=finish), **detail_of(piece.detail)}
 
     def _chunk(
@@ -222,18 +220,12 @@ def _logprobs(body: ChatIn, served: Served, told: Any) -> dict[str, Any] | None:
     return out.chat_logprobs_of(entries, served.tokenizer, body.top_logprobs or 0)
 
 
-def _calls(body: ChatIn, served: Served) -> Calls:
-    """What reads the calls of one answer."""
-    assert served.template is not None, "a conversation was written for it"
-    return Calls(None if _is_forced(body) else served.template.call_style)
-
-
-def _finish(body: ChatIn, finish: str, calls: bool) -> str:
+def _finish(body: ChatIn, finish: str, calls: int) -> str:
     """Where the caller named the one tool to call, OpenAI says `stop`."""
     return "tool_calls" if calls and not isinstance(body.tool_choice, NamedTool) else finish
 
 
-def _called(call: Call) -> dict[str, Any]:
+def _called(call: ToolCall) -> dict[str, Any]:
     return {
         "id": f"call_{secrets.token_hex(12)}",
         "type": "function",

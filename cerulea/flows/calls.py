@@ -1,9 +1,9 @@
-"""Tools that a model may call: what makes it call one, and which calls a text makes.
+"""Tools that a model may call: what makes it call one, and which calls its text makes, found while it is written.
 
-In:      tools as OpenAI writes them, which of them is to be called, and the text.
-Out:     a grammar that forces a call; the text beside the calls, and the calls.
+In:      tools as OpenAI writes them, which of them is to be called, and text as it comes.
+Out:     a grammar that forces a call; a reader that parts text and calls.
 Kept:    a forced call is one JSON object, {"name": ..., "arguments": {...}}, whatever the model's family; a free one is
-         what the family writes (`text.tools`). Arguments are given as JSON text, as they travel.
+         what the family's template teaches (`text.tools`). Any split of a text gives the same.
 Not here: how tools are shown to a model (`text.chat`), HTTP.
 """
 
@@ -11,17 +11,82 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 from cerulea.core.errors import Invalid
-from cerulea.text.tools import CallStream, Style, ToolCall
+from cerulea.text.chat import ChatTemplate
+from cerulea.text.tools import CallStream, ToolCall, style_of
 
 
-class Call(NamedTuple):
-    """One call."""
+class Calls(Protocol):
+    """Text in, text and calls out."""
 
-    name: str
-    arguments: str  # JSON
+    def push(self, text: str) -> tuple[str, list[ToolCall]]:
+        """Text that is certainly no call, and calls that are whole."""
+        ...
+
+    def end(self) -> tuple[str, list[ToolCall]]:
+        """The rest."""
+        ...
+
+
+class ForcedCall:
+    """A text that is one call; a call that was cut off is text."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, list[ToolCall]]:
+        """Nothing is sure before its end."""
+        self._held += text
+        return "", []
+
+    def end(self) -> tuple[str, list[ToolCall]]:
+        """The call."""
+        try:
+            found = json.loads(self._held)
+            return "", [ToolCall(found["name"], json.dumps(found["arguments"], ensure_ascii=False))]
+        except (ValueError, KeyError, TypeError):
+            return self._held, []
+
+
+class NoCalls:
+    """Text that is only text."""
+
+    def push(self, text: str) -> tuple[str, list[ToolCall]]:
+        """All of it."""
+        return text, []
+
+    def end(self) -> tuple[str, list[ToolCall]]:
+        """Nothing more."""
+        return "", []
+
+
+def check_tools(template: ChatTemplate, label: str, *, forced: bool) -> None:
+    """Refuse tools that a model would not be told of, or whose calls could not be read.
+
+    Raises:
+        Invalid: its template has no place for tools, or teaches no form of calls that is known.
+    """
+    if not template.writes_tools:
+        raise Invalid(
+            f"The chat template of {label} has no place for tools.",
+            why="A model that is not told of its tools cannot call them.",
+            fix="Leave tools out, or use a model that was trained with them.",
+        )
+    if not forced and _style(template) is None:
+        raise Invalid(
+            f"The chat template of {label} teaches no form of calls that is known here.",
+            fix='Force a call with tool_choice "required", or leave tools out.',
+        )
+
+
+def read_calls(template: ChatTemplate | None, *, forced: bool) -> Calls:
+    """A reader for one text of a model that may call tools."""
+    if forced:
+        return ForcedCall()
+    style = _style(template) if template else None
+    return CallStream(style) if style else NoCalls()  # type: ignore[arg-type]
 
 
 def call_grammar(tools: Sequence[Mapping[str, Any]], name: str) -> str:
@@ -50,34 +115,6 @@ def call_grammar(tools: Sequence[Mapping[str, Any]], name: str) -> str:
     return json.dumps({"schema": forms[0] if len(forms) == 1 else {"anyOf": forms}}, sort_keys=True)
 
 
-class Calls:
-    """The text of one answer as it comes, and the calls in it.
-
-    Args:
-        style: how the model calls; None where the whole text is one forced call.
-    """
-
-    def __init__(self, style: Style | None) -> None:
-        self._stream = CallStream(style) if style else None
-        self._held = ""
-
-    def push(self, text: str) -> tuple[str, list[Call]]:
-        """What is said beside calls, and calls that are whole."""
-        if self._stream is None:
-            self._held += text
-            return "", []
-        return _plain(*self._stream.push(text))
-
-    def end(self) -> tuple[str, list[Call]]:
-        """The rest; a call that was cut off is text."""
-        if self._stream is not None:
-            return _plain(*self._stream.end())
-        try:
-            found = json.loads(self._held)
-            return "", [Call(found["name"], json.dumps(found["arguments"], ensure_ascii=False))]
-        except (ValueError, KeyError, TypeError):
-            return self._held, []
-
-
-def _plain(text: str, calls: Sequence[ToolCall]) -> tuple[str, list[Call]]:
-    return text, [Call(call.name, call.arguments) for call in calls]
+def _style(template: ChatTemplate) -> str | None:
+    sources = (template.source, *template.others.values())
+    return next((style for source in sources if (style := style_of(source))), None)

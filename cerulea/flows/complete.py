@@ -2,8 +2,9 @@
 
 In:      prompts as token ids, how to continue them, who asks.
 Out:     Pieces of text as they come, one stream or one answer of the same pieces; usage, settled.
-Order:   room in the context, exact prompt tokens, the bill's first lease, the engine. The lease is extended while the
-         text flows and never makes it wait; where money ends, the text ends with `length` and says why.
+Order:   room in the context and in the queue, exact prompt tokens, the bill's first lease, the engine. The lease is
+         extended while the text flows and never makes it wait; where money ends, the text ends with `length` and says
+         why.
 Kept:    whatever happens (an end, a stop string, a hang-up, a failure), every sequence is stopped, what the engine
          counted is settled once, and no token is written that is not paid for. Text of a stream, joined, is the text
          of a plain answer, since both are these pieces.
@@ -22,7 +23,7 @@ from time import monotonic
 from cerulea.core.errors import CeruleaError, EngineFailed, HoldClosed, Invalid, PromptTooLong
 from cerulea.core.values import Usage
 from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
-from cerulea.flows.serving import Bill, Flow, Gateway, Served
+from cerulea.flows.serving import Admits, Bill, Flow, Gateway, Served
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Request, TokenLogprob
 from cerulea.text.stream import Pieces, TextStream, text_of
@@ -335,6 +336,9 @@ async def begin(gateway: Gateway, caller: Caller, served: Served, ask: Ask) -> C
             f"{len(most):,} texts are asked for.",
             why=f"A request has 1 to {MOST_SEQUENCES:,}, all prompts and choices together.",
         )
+    prompt_tokens = sum(len(prompt.ids) for prompt in ask.prompts)
+    if isinstance(served, Admits):
+        served.admit(len(most), prompt_tokens)
     longest = max(most)
     bill = await gateway.open_bill(
         gateway.platform,
@@ -342,7 +346,7 @@ async def begin(gateway: Gateway, caller: Caller, served: Served, ask: Ask) -> C
         request_id=ask.id,
         model=served.label,
         endpoint=ask.endpoint,
-        prompt_tokens=sum(len(prompt.ids) for prompt in ask.prompts),
+        prompt_tokens=prompt_tokens,
         choices=len(most),
         first_tokens=longest if ask.strict else min(LEASE, longest),
         most_tokens=longest,

@@ -2,18 +2,28 @@
 
 In:      {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": ...}}, and our `regex` and `lark`.
 Out:     the JSON of `SamplingParams.grammar`; nothing where every text will do.
-Not here: whether a grammar can be met (`text.grammar`).
+Kept:    a grammar that cannot be met is refused before the bill is opened; compiled ones are kept, by tokenizer.
+Not here: what a grammar allows next (`serve.grammar`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from cerulea.core.errors import GrammarInvalid
+from cerulea.flows.serving import Served
+from cerulea.serve.grammar import Grammars
+from cerulea.text.tokenizer import Tokenizer
 
 LONGEST = 200_000  # characters of a grammar
+
+_KNOWN: WeakKeyDictionary[Tokenizer, Grammars] = WeakKeyDictionary()
+_pen = threading.Lock()  # a Grammars is one thread's at a time
 
 
 def grammar_of(form: Mapping[str, Any] | None) -> str:
@@ -35,3 +45,21 @@ def grammar_of(form: Mapping[str, Any] | None) -> str:
     if len(text) > LONGEST:
         raise GrammarInvalid(f"The grammar has {len(text):,} characters; the most is {LONGEST:,}.")
     return text
+
+
+async def check_grammar(served: Served, grammar: str) -> None:
+    """Refuse a grammar before anything is paid or waits for it.
+
+    Raises:
+        GrammarInvalid: it is malformed, or no text can meet it; says what is wrong.
+        Invalid: llguidance is not installed.
+    """
+    if grammar:
+        await asyncio.to_thread(_check, served.tokenizer, served.vocab, grammar)
+
+
+def _check(tokenizer: Tokenizer, vocab: int, grammar: str) -> None:
+    with _pen:
+        if (known := _KNOWN.get(tokenizer)) is None:
+            known = _KNOWN[tokenizer] = Grammars(tokenizer, vocab=vocab)
+        known.start(grammar)

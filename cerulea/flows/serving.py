@@ -7,11 +7,11 @@ Not here: the story (`flows.complete`), HTTP (`api`), tensors.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cerulea.core.errors import NotFound, NotReady
 from cerulea.core.values import Usage
@@ -19,8 +19,8 @@ from cerulea.flows.bill import open_bill
 from cerulea.flows.platform import Platform
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Request
+from cerulea.text.chat import ChatTemplate
 from cerulea.text.tokenizer import Tokenizer
-from cerulea.text.tools import Style
 
 if TYPE_CHECKING:
     from cerulea.flows.complete import Completion
@@ -41,30 +41,6 @@ class Flow(Protocol):
 
     def abort(self) -> None:
         """Stop it; idempotent. The last Delta still comes, with what was used."""
-        ...
-
-
-class ChatTemplate(Protocol):
-    """How a conversation is written for a model."""
-
-    @property
-    def call_style(self) -> Style:
-        """How the model calls tools."""
-        ...
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-    ) -> str:
-        """The prompt, special tokens spelled out."""
-        ...
-
-    @property
-    def writes_tools(self) -> bool:
-        """Whether it has a place for tools."""
         ...
 
 
@@ -102,6 +78,19 @@ class Served(Protocol):
         Raises:
             QueueFull, NotReady: not now.
             GrammarInvalid: its grammar cannot be met.
+        """
+        ...
+
+
+@runtime_checkable
+class Admits(Protocol):
+    """A Served that says early that it is full, so that a refusal costs no look at the books."""
+
+    def admit(self, sequences: int, prompt_tokens: int) -> None:
+        """Nothing where so much more would be taken now; `submit` has the last word.
+
+        Raises:
+            QueueFull, NotReady: not now.
         """
         ...
 

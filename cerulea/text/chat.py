@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from cerulea.core.errors import Invalid
-from cerulea.text.tools import Style, style_of
 
 Message = Mapping[str, Any]
 
@@ -95,11 +94,6 @@ class ChatTemplate:
     def writes_tools(self) -> bool:
         """Whether the template has a place for tools."""
         return any("tools" in source for source in (self.source, *self.others.values()))
-
-    @property
-    def call_style(self) -> Style:
-        """How the model calls tools, by what its template teaches; the commonest form where it teaches none."""
-        return style_of("\n".join((self.source, *self.others.values()))) or "hermes"
 
 
 def load_template(folder: Path) -> ChatTemplate | None:

@@ -382,7 +382,7 @@ def test_a_tool_is_called(world: World):
     (call,) = choice.message.tool_calls
     assert choice.finish_reason == "tool_calls" and call.type == "function" and call.id.startswith("call_")
     assert call.function.name == "weather" and json.loads(call.function.arguments) == {"city": "Aveiro"}
-    assert choice.message.content == "Let me see."  # blanks next to a call belong to it
+    assert choice.message.content == "Let me see."
 
 
 def test_a_tool_is_called_in_a_stream(world: World):
@@ -392,6 +392,16 @@ def test_a_tool_is_called_in_a_stream(world: World):
 
     (call,) = [call for c in chunks for call in c.delta.tool_calls or ()]
     assert (call.index, call.function.name) == (0, "weather") and chunks[-1].finish_reason == "tool_calls"
+
+
+def test_several_calls_are_numbered_in_a_stream(world: World):
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "Aveiro"}}</tool_call>'
+    world.host.scripts["<|assistant|>"] = f"So: {call}\n{call}"
+
+    chunks = [c.choices[0] for c in world.chat(tools=[TOOL], max_completion_tokens=300, stream=True)]
+
+    assert [call.index for c in chunks for call in c.delta.tool_calls or ()] == [0, 1]
+    assert "".join(c.delta.content or "" for c in chunks) == "So:"
 
 
 def test_a_tool_that_must_be_called_is_a_grammar(world: World):
@@ -526,6 +536,12 @@ def test_a_prompt_beyond_the_context_is_refused_with_the_numbers(world: World):
         ({"extra_body": {"beam": 4}}, "beam", "unknown_parameter"),
         ({"model": openai.omit, "extra_body": {"model": None}}, "model", "invalid_value"),
         ({"extra_body": {"response_format": {"type": "json_schema"}}}, "response_format", "invalid_schema"),
+        ({"extra_body": {"response_format": {"type": "regex", "regex": "[a"}}}, "response_format", "invalid_schema"),
+        (
+            {"extra_body": {"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": []}}}}},
+            "response_format",
+            "invalid_schema",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_the_name_of_its_argument(
@@ -600,6 +616,14 @@ def test_a_full_queue_is_429_and_nothing_is_charged(world: World):
 
     assert error.response.headers["retry-after"] == "3"
     assert world.bills.last.settled[0][0].completion_tokens == 0 and world.bills.left == 1 << 40
+
+
+def test_a_queue_that_is_known_to_be_full_costs_no_look_at_the_books(world: World):
+    world.host.most = 3
+
+    refused(openai.RateLimitError, lambda: world.complete(n=4), 429, "queue_full", None)
+
+    assert world.bills.opened == [] and world.complete(n=3).usage.completion_tokens == 48
 
 
 def test_what_passes_is_tried_again_by_the_client(world: World):

@@ -217,6 +217,25 @@ def test_a_stream_has_no_key(world: World):
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "stream"
 
 
+def test_many_more_than_fit_are_refused_and_the_others_finish(world: World):
+    """300 requests against a queue of 64: answers or 429 with Retry-After, and no hang."""
+    world.host.most = 64
+    body = {**LONG, "max_tokens": 30}
+
+    async def all_at_once() -> list[httpx.Response]:
+        headers = {"Authorization": f"Bearer {world.keys['viewer']}"}
+        async with httpx.AsyncClient(base_url=world.url, headers=headers, timeout=60) as http:
+            return list(await asyncio.gather(*(http.post("/v1/completions", json=body) for _ in range(300))))
+
+    answers = asyncio.run(all_at_once())
+
+    done = [answer.json() for answer in answers if answer.status_code == 200]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert len(done) + len(refused) == 300 and len(done) >= 64
+    assert all(one["usage"]["completion_tokens"] == 30 for one in done)
+    assert all(answer.headers["retry-after"] == "3" for answer in refused)
+
+
 # -- the end of a server -----------------------------------------------------------------------------------
 
 
