@@ -33,7 +33,6 @@ class Ask:
     best_of: int = 1  # texts of each prompt
     shown: tuple[str, ...] = ()  # special tokens that are part of the text: those that mark calls of tools
     stops: tuple[str, ...] = ()  # strings that end a text and are not part of it
-    shown: tuple[str, ...] = ()  # special tokens that are written out all the same
     echo: bool = False  # the text begins with the prompt
     strict: bool = False  # hold the money for the longest answer at once
     share_prefix: bool = True

@@ -162,8 +162,6 @@ class Attention(nn.Module):
             k = F.rms_norm(k, (size,), self.k_norm.to(k.dtype) if weighted else None, shape.norm_eps)
         if not joint and rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
-        if memory is None:
-            y = attend(q, k, v, 0, shape.window)
-        else:
-            y = memory.attend(self.layer, q, k, v, shape.window)
+        window = shape.window
+        y = attend(q, k, v, 0, window) if memory is None else memory.attend(self.layer, q, k, v, window)
         return self.out(y.transpose(1, 2).reshape(B, T, heads * size))  # type: ignore[no-any-return]

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import config, get_num_threads
+from numba import config, set_num_threads
 from torch import Tensor
 
+from cerulea.core.cores import usable_threads
 from cerulea.nn.decoder import Block, Decoder, Norm
 from cerulea.nn.shape import GATE_CHANNELS, DecoderShape
-from cerulea.serve import kernels
-from cerulea.serve.kernels import FIELDS, TILE, Batch, Model, Sizes
+from cerulea.serve import phases
+from cerulea.serve.kernels import compiled_step
 from cerulea.serve.kv import SlotKV
 from cerulea.serve.linear import Format, quantised
-from cerulea.serve.tiles import LANES, PANEL
+from cerulea.serve.phases import FIELDS, LANES, PANEL, TILE, Batch, Model, Sizes
 
-ACTIVATIONS = {"gelu_tanh": kernels.GELU, "swiglu": kernels.SWIGLU, "relu2": kernels.RELU2}
+ACTIVATIONS = {"gelu_tanh": phases.GELU, "swiglu": phases.SWIGLU, "relu2": phases.RELU2}
 STORED: dict[Format, type[np.generic]] = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
 
 
@@ -119,7 +120,8 @@ def _pack_block(packing: _Packing, shape: DecoderShape, decoder: Decoder, i: int
     assert isinstance(block, Block)
     attention, mlp = block.attention, block.mlp
     row = [-1] * FIELDS
-    up, up_bias = mlp.up.weight.detach(), mlp.up.bias
+    up: Tensor = mlp.up.weight
+    up_bias: Tensor | None = mlp.up.bias
     if shape.activation == "swiglu":
         up = gate_and_up(up, shape.hidden)
         up_bias = None if up_bias is None else gate_and_up(up_bias, shape.hidden)
@@ -130,42 +132,42 @@ def _pack_block(packing: _Packing, shape: DecoderShape, decoder: Decoder, i: int
         (mlp.down.weight, mlp.down.bias),
     )
     for n, (weight, bias) in enumerate(matrices):
-        row[kernels.QKV + n], row[kernels.QKV_BIAS + n], row[kernels.QKV_SCALE + n] = packing.matrix(weight, bias)
-    row[kernels.NORM_1], row[kernels.SHIFT_1] = packing.norm(block.attention_norm, shape.width)
-    row[kernels.NORM_2], row[kernels.SHIFT_2] = packing.norm(block.mlp_norm, shape.width)
+        row[phases.QKV + n], row[phases.QKV_BIAS + n], row[phases.QKV_SCALE + n] = packing.matrix(weight, bias)
+    row[phases.NORM_1], row[phases.SHIFT_1] = packing.norm(block.attention_norm, shape.width)
+    row[phases.NORM_2], row[phases.SHIFT_2] = packing.norm(block.mlp_norm, shape.width)
     if shape.qk_norm != "none":
         ones = torch.ones(shape.head_size)
-        row[kernels.Q_NORM] = packing.vector(getattr(attention, "q_norm", ones))
-        row[kernels.K_NORM] = packing.vector(getattr(attention, "k_norm", ones))
+        row[phases.Q_NORM] = packing.vector(getattr(attention, "q_norm", ones))
+        row[phases.K_NORM] = packing.vector(getattr(attention, "k_norm", ones))
     if i in shape.value_layers:
-        row[kernels.GATE] = packing.vector(attention.value_gate.weight)
+        row[phases.GATE] = packing.vector(attention.value_gate.weight)
         table = decoder.value_embeddings[str(i)]
-        row[kernels.VALUE] = packing.table(table.weight)  # type: ignore[arg-type]
+        row[phases.VALUE] = packing.table(table.weight)  # type: ignore[arg-type]
     if shape.residual_scalars:
-        row[kernels.MIX] = packing.vector(torch.stack((decoder.stream_scale[i], decoder.embedding_scale[i])))
+        row[phases.MIX] = packing.vector(torch.stack((decoder.stream_scale[i], decoder.embedding_scale[i])))
     return row
 
 
 class FusedDecoder:
     """The whole decoder, ready to be stepped on the CPU."""
 
-    def __init__(self, decoder: Decoder, form: Format, kv: SlotKV) -> None:
-        self.shape, self.kv = decoder.shape, kv
+    def __init__(self, decoder: Decoder, form: Format, kv: SlotKV, threads: int = 0) -> None:
+        self.shape, self.kv, self.threads = decoder.shape, kv, threads or usable_threads()
         shape = decoder.shape
         with torch.no_grad():
             packing = _Packing(form)
             places = [_pack_block(packing, shape, decoder, i) for i in range(shape.layers)]
             last = [-1] * FIELDS
-            last[kernels.HEAD], last[kernels.HEAD_BIAS], last[kernels.HEAD_SCALE] = packing.matrix(
+            last[phases.HEAD], last[phases.HEAD_BIAS], last[phases.HEAD_SCALE] = packing.matrix(
                 decoder.head_weight, None
             )
-            last[kernels.NORM_1], last[kernels.SHIFT_1] = packing.norm(decoder.final_norm, shape.width)
-            last[kernels.EMBEDDING] = packing.table(decoder.embedding.weight)
+            last[phases.NORM_1], last[phases.SHIFT_1] = packing.norm(decoder.final_norm, shape.width)
+            last[phases.EMBEDDING] = packing.table(decoder.embedding.weight)
             cos = sin = np.zeros((1, 1), np.float32)
             if shape.rope_base:
                 cos, sin = (table.float().contiguous().numpy() for table in (decoder.rope_cos, decoder.rope_sin))
             else:
-                last[kernels.POSITIONS] = packing.table(decoder.positions.weight)
+                last[phases.POSITIONS] = packing.table(decoder.positions.weight)
         bits = kv.flat if form == "fp32" else kv.flat.view(torch.int16)
         stored = bits.numpy() if form == "fp32" else bits.numpy().view(np.uint16)
         self.model = Model(
@@ -197,6 +199,7 @@ class FusedDecoder:
             eps=float(shape.norm_eps),
             softcap=float(shape.softcap),
         )
+        self._step = compiled_step()
         self._scratch: dict[str, np.ndarray] = {}
 
     def step(self, token_N: np.ndarray, place_N: np.ndarray, row_N: np.ndarray, wanted_N: np.ndarray) -> Batch:
@@ -217,7 +220,7 @@ class FusedDecoder:
         }
         memory = {name: self._rows(name, M, _padded(columns)) for name, columns in sizes.items()}
         threads = int(config.NUMBA_NUM_THREADS)
-        assert get_num_threads() <= threads
+        set_num_threads(min(self.threads, threads))  # Numba keeps it for each thread that calls
         batch = Batch(
             token=token_N,
             place=place_N,
@@ -230,7 +233,7 @@ class FusedDecoder:
             scores=self._rows("scores", threads, self.kv.max_len),
             **memory,
         )
-        kernels.step(kernels.phases_of(self.sizes, M, wanted_N.size), self.model, self.sizes, batch)
+        self._step(phases.phases_of(self.sizes, M, wanted_N.size), self.model, self.sizes, batch)
         return batch
 
     def _rows(self, name: str, rows: int, columns: int, dtype: type[np.generic] = np.float32) -> np.ndarray:

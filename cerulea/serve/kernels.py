@@ -3,129 +3,72 @@
 In:      a Model (packed weights and tables), its Sizes, and a Batch: M tokens of any sequences, and scratch memory.
 Out:     keys and values kept in their rows; logits, or final hidden states.
 Kept:    each phase of a layer is a loop over independent parts (a panel of 32 channels, a tile of 8 tokens, a head of a
-         token) that share nothing, and each part is computed in one fixed order: neither threads nor neighbours nor
-         the cutting of a prompt can change a bit of a token's numbers.
-Letters: M tokens, D width, G key-value heads, K head size, S positions of a row. Not here: packing (`fused`).
+         token), and each part is computed in one fixed order: neither threads nor neighbours nor the cutting of a
+         prompt can change a bit of a token's numbers.
+Not here: the arrays (`phases`), packing (`fused`), vector instructions (`tiles`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numba import get_thread_id, njit, prange
 
-from cerulea.serve.tiles import PANEL, as_float, as_word, bits_of, blend, dots, tile
-
-TILE = 8  # tokens that a panel is multiplied with at once
-BLOCK = 512  # int8 products that are summed as integers: 512 * 127 * 32767 < 2^31
-SERIAL_BELOW = 4  # so few tokens are normed faster by one thread than a second one wakes up
-
-# Columns of Model.places, a row for each layer: offsets in weights, tables or floats; -1 is absent.
-QKV, OUT, UP, DOWN, QKV_BIAS, OUT_BIAS, UP_BIAS, DOWN_BIAS = range(8)
-QKV_SCALE, OUT_SCALE, UP_SCALE, DOWN_SCALE, NORM_1, SHIFT_1, NORM_2, SHIFT_2 = range(8, 16)
-Q_NORM, K_NORM, GATE, VALUE, MIX = range(16, 21)
-FIELDS = 21
-# Of the row after the last layer:
-HEAD, HEAD_BIAS, HEAD_SCALE, EMBEDDING, POSITIONS = QKV, QKV_BIAS, QKV_SCALE, VALUE, GATE
-
-EMBED, NORM_A, MATRIX_QKV, ROTATE, ATTEND, PACK_A, MATRIX_OUT = range(7)
-NORM_B, MATRIX_UP, PACK_B, MATRIX_DOWN, FINAL, PACK_HEAD, MATRIX_HEAD = range(7, 14)
-
-GELU, SWIGLU, RELU2 = range(3)
-
-
-class Sizes(NamedTuple):
-    """What the shape says, as numbers."""
-
-    layers: int
-    width: int
-    heads: int
-    groups: int
-    size: int
-    hidden: int
-    vocab: int
-    capacity: int  # positions of a row
-    row_stride: int  # numbers from one row to the next
-    layer_norm: int  # 1: layer norm, 0: RMS norm
-    qk_norm: int
-    activation: int
-    embedding_norm: int
-    rope: int
-    window: int
-    gate: int  # channels that a value gate looks at
-    eps: float
-    softcap: float
-
-
-class Model(NamedTuple):
-    """What stays the same."""
-
-    weights: np.ndarray  # float32, uint16 (bf16) or int8: packed matrices
-    tables: np.ndarray  # float32 or uint16 (bf16): embeddings, row by row
-    floats: np.ndarray  # float32: biases, scales, norms
-    places: np.ndarray  # int64 (layers + 1, FIELDS)
-    cos: np.ndarray  # float32 (context, K / 2)
-    sin: np.ndarray
-    kv: np.ndarray  # float32 or uint16 (bf16): [rows][layers][2][G][S][K]
-
-
-class Batch(NamedTuple):
-    """What is computed in one step, and memory for it."""
-
-    token: np.ndarray  # int64 (M,)
-    place: np.ndarray  # int64 (M,), position of each
-    row: np.ndarray  # int64 (M,)
-    wanted: np.ndarray  # int64 (W,), tokens whose logits are asked for
-    x: np.ndarray  # float32 (M, D), the stream; columns of all are padded to panels
-    first: np.ndarray  # float32 (M, D), the embedding
-    normed: np.ndarray  # float32 (M, D)
-    qkv: np.ndarray  # float32 (M, (H + 2G) K)
-    seen: np.ndarray  # float32 (M, H K), what attention saw
-    inner: np.ndarray  # float32 (M, hidden)
-    logits: np.ndarray  # float32 (W, vocab)
-    packed: np.ndarray  # int32: activations as `tiles` wants them
-    scale: np.ndarray  # float32 (M,), of packed int16 activations
-    partial: np.ndarray  # float32 (threads, 2 * TILE * PANEL)
-    scores: np.ndarray  # float32 (threads, S)
-
-
-@njit(fastmath=True, inline="always")
-def _exp(x):
-    """e^x, float32, relative error below 2e-7: 2^n times a polynomial (Cephes, expf)."""
-    x = min(max(x, np.float32(-87.0)), np.float32(88.0))
-    n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
-    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-    y = np.float32(1.9875691500e-4)
-    y = y * r + np.float32(1.3981999507e-3)
-    y = y * r + np.float32(8.3334519073e-3)
-    y = y * r + np.float32(4.1665795894e-2)
-    y = y * r + np.float32(1.6666665459e-1)
-    y = y * r + np.float32(5.0000001201e-1)
-    y = y * r * r + r + np.float32(1.0)
-    return y * as_float((np.int32(n) + np.int32(127)) << np.int32(23))
-
-
-@njit(inline="always")
-def _bf16(x):
-    """The upper 16 bits of a float32, rounded to the nearest, ties to even."""
-    word = as_word(x)
-    return (word + np.int32(0x7FFF) + ((word >> np.int32(16)) & np.int32(1))) >> np.int32(16)
-
-
-@njit(inline="always")
-def _keep(array, i, x):
-    if bits_of(array) == 32:
-        array[i] = x
-    else:
-        array[i] = _bf16(x)
-
-
-@njit(inline="always")
-def _kept(array, i):
-    if bits_of(array) == 32:
-        return np.float32(array[i])
-    return as_float(np.int32(array[i]) << np.int32(16))
+from cerulea.serve.phases import (
+    ATTEND,
+    BLOCK,
+    DOWN,
+    DOWN_BIAS,
+    DOWN_SCALE,
+    EMBEDDING,
+    FINAL,
+    GATE,
+    GELU,
+    HEAD,
+    HEAD_BIAS,
+    HEAD_SCALE,
+    K_NORM,
+    MATRIX_DOWN,
+    MATRIX_HEAD,
+    MATRIX_OUT,
+    MATRIX_QKV,
+    MATRIX_UP,
+    MIX,
+    NORM_1,
+    NORM_2,
+    NORM_A,
+    NORM_B,
+    OUT,
+    OUT_BIAS,
+    OUT_SCALE,
+    PACK_A,
+    PACK_B,
+    PACK_HEAD,
+    PANEL,
+    POSITIONS,
+    Q_NORM,
+    QKV,
+    QKV_BIAS,
+    QKV_SCALE,
+    ROTATE,
+    SHIFT_1,
+    SHIFT_2,
+    SWIGLU,
+    TILE,
+    UP,
+    UP_BIAS,
+    UP_SCALE,
+    VALUE,
+    Batch,
+    Model,
+    Sizes,
+)
+from cerulea.serve.scalars import FAST, bf16, exp, int16, keep, kept, silu, tanh
+from cerulea.serve.tiles import as_word, bits_of, blend, dots, tile
 
 
 @njit
@@ -138,7 +81,7 @@ def _width_of(left):
     return left
 
 
-@njit(fastmath=True)
+@njit(**FAST)
 def _norm(source, target, floats, weight, shift, layer_norm, eps):
     width = target.shape[0]
     mean = np.float32(0.0)
@@ -154,7 +97,7 @@ def _norm(source, target, floats, weight, shift, layer_norm, eps):
         target[i] = (source[i] - mean) * inverse * floats[weight + i] + floats[shift + i]
 
 
-@njit(fastmath=True)
+@njit(**FAST)
 def _pack(weights, source, chosen, packed, scale, part, width):
     """Write rows 8 part .. of the source (or of those chosen) as words for `tile`; missing rows are zero."""
     count = chosen.shape[0] if chosen.shape[0] else source.shape[0]
@@ -173,10 +116,10 @@ def _pack(weights, source, chosen, packed, scale, part, width):
                 packed[begin + i * R + r] = as_word(x[i])
         elif bits_of(weights) == 16:
             for i in range(width // 2):
-                low, high = _bf16(x[2 * i]) & np.int32(0xFFFF), _bf16(x[2 * i + 1])
+                low, high = bf16(x[2 * i]) & np.int32(0xFFFF), bf16(x[2 * i + 1])
                 packed[begin + i * R + r] = low | (high << np.int32(16))
             if width % 2:
-                packed[begin + (steps - 1) * R + r] = _bf16(x[width - 1]) & np.int32(0xFFFF)
+                packed[begin + (steps - 1) * R + r] = bf16(x[width - 1]) & np.int32(0xFFFF)
         else:
             most = np.float32(1e-30)
             for i in range(width):
@@ -184,12 +127,10 @@ def _pack(weights, source, chosen, packed, scale, part, width):
             scale[m] = most / np.float32(32767.0)
             times = np.float32(32767.0) / most
             for i in range(width // 2):
-                low = np.int32(np.floor(x[2 * i] * times + np.float32(0.5))) & np.int32(0xFFFF)
-                high = np.int32(np.floor(x[2 * i + 1] * times + np.float32(0.5)))
+                low, high = int16(x[2 * i], times) & np.int32(0xFFFF), int16(x[2 * i + 1], times)
                 packed[begin + i * R + r] = low | (high << np.int32(16))
             if width % 2:
-                last = np.int32(np.floor(x[width - 1] * times + np.float32(0.5)))
-                packed[begin + (steps - 1) * R + r] = last & np.int32(0xFFFF)
+                packed[begin + (steps - 1) * R + r] = int16(x[width - 1], times) & np.int32(0xFFFF)
 
 
 @njit
@@ -204,9 +145,9 @@ def _tile(weights, at, packed, begin, y, y_at, steps, R):
         tile(weights, at, packed, begin, y, y_at, steps, 1)
 
 
-@njit(fastmath=True)
+@njit(**FAST)
 def _product(weights, at, width, panel, packed, scale, floats, bias, scales, part, R, y):
-    """Y (R, 32) = rows 8 part .. times one panel, scaled, with bias."""
+    """Fill y (R, 32) with rows 8 part .. times one panel, scaled, with bias."""
     steps = width if bits_of(weights) == 32 else (width + 1) // 2
     begin = part * TILE * steps
     panel_at = at + panel * steps * PANEL * (1 if bits_of(weights) == 32 else 2)
@@ -230,17 +171,7 @@ def _product(weights, at, width, panel, packed, scale, floats, bias, scales, par
                 y[r * PANEL + c] += floats[bias + panel * PANEL + c]
 
 
-@njit(fastmath=True, inline="always")
-def _silu(x):
-    return x / (np.float32(1.0) + _exp(-x))
-
-
-@njit(fastmath=True, inline="always")
-def _tanh(x):
-    return np.float32(1.0) - np.float32(2.0) / (np.float32(1.0) + _exp(x + x))
-
-
-@njit(fastmath=True)
+@njit(**FAST)
 def _matrix(op, places, panel, model, sizes, batch):
     """One panel of a matrix times all tokens, and what follows it."""
     y = batch.partial[get_thread_id()]
@@ -265,7 +196,7 @@ def _matrix(op, places, panel, model, sizes, batch):
                 target = batch.qkv[m, n : n + PANEL]
                 for c in range(PANEL):
                     target[c] = z[c]
-            elif op == MATRIX_OUT or op == MATRIX_DOWN:
+            elif op in (MATRIX_OUT, MATRIX_DOWN):
                 target = batch.x[m, n : n + PANEL]
                 for c in range(PANEL):
                     target[c] += z[c]
@@ -274,27 +205,27 @@ def _matrix(op, places, panel, model, sizes, batch):
                 if sizes.softcap > 0:
                     cap = np.float32(sizes.softcap)
                     for c in range(PANEL):
-                        target[c] = cap * _tanh(z[c] / cap)
+                        target[c] = cap * tanh(z[c] / cap)
                 else:
                     for c in range(PANEL):
                         target[c] = z[c]
             elif sizes.activation == SWIGLU:
                 target = batch.inner[m, n // 2 : n // 2 + 16]
                 for c in range(16):
-                    target[c] = _silu(z[c]) * z[16 + c]
+                    target[c] = silu(z[c]) * z[16 + c]
             elif sizes.activation == GELU:
                 target = batch.inner[m, n : n + PANEL]
                 for c in range(PANEL):
                     u = z[c] * (np.float32(1.0) + np.float32(0.044715) * z[c] * z[c])
-                    target[c] = np.float32(0.5) * z[c] * (np.float32(1.0) + _tanh(np.float32(0.7978845608028654) * u))
+                    target[c] = np.float32(0.5) * z[c] * (np.float32(1.0) + tanh(np.float32(0.7978845608028654) * u))
             else:
                 target = batch.inner[m, n : n + PANEL]
                 for c in range(PANEL):
-                    kept = max(z[c], np.float32(0.0))
-                    target[c] = kept * kept
+                    high = max(z[c], np.float32(0.0))
+                    target[c] = high * high
 
 
-@njit(fastmath=True)
+@njit(**FAST)
 def _head_norm(x, floats, weight, eps):
     squares = np.float32(0.0)
     for i in range(x.shape[0]):
@@ -304,7 +235,7 @@ def _head_norm(x, floats, weight, eps):
         x[i] = x[i] * inverse * floats[weight + i]
 
 
-@njit(fastmath=True)
+@njit(**FAST)
 def _turn(x, cos, sin):
     half = x.shape[0] // 2
     for i in range(half):
@@ -313,7 +244,7 @@ def _turn(x, cos, sin):
         x[half + i] = second * cos[i] + first * sin[i]
 
 
-@njit(fastmath=True)
+@njit(**FAST)
 def _rotate(layer, places, m, model, sizes, batch):
     """Norm and turn a token's queries and keys, and keep its keys and values."""
     heads, groups, size = sizes.heads, sizes.groups, sizes.size
@@ -333,20 +264,20 @@ def _rotate(layer, places, m, model, sizes, batch):
             gate = np.float32(0.0)
             for i in range(sizes.gate):
                 gate += batch.normed[m, i] * model.floats[places[GATE] + g * sizes.gate + i]
-            gate = np.float32(2.0) / (np.float32(1.0) + _exp(-gate))
+            gate = np.float32(2.0) / (np.float32(1.0) + exp(-gate))
             table = places[VALUE] + (batch.token[m] * groups + g) * size
             for i in range(size):
-                x[(heads + groups + g) * size + i] += gate * _kept(model.tables, table + i)
+                x[(heads + groups + g) * size + i] += gate * kept(model.tables, table + i)
         key, value = x[(heads + g) * size : (heads + g + 1) * size], x[(heads + groups + g) * size :]
         k_to = to + g * sizes.capacity * size
         v_to = k_to + groups * sizes.capacity * size
         for i in range(size):
-            _keep(model.kv, k_to + i, key[i])
+            keep(model.kv, k_to + i, key[i])
         for i in range(size):
-            _keep(model.kv, v_to + i, value[i])
+            keep(model.kv, v_to + i, value[i])
 
 
-@njit(fastmath=True)
+@njit(**FAST)
 def _attend(layer, unit, model, sizes, batch):
     """All queries of one token that share a key-value head."""
     M = batch.token.shape[0]
@@ -370,14 +301,14 @@ def _attend(layer, unit, model, sizes, batch):
             for j in range(count):
                 total = np.float32(0.0)
                 for i in range(size):
-                    total += q[h * size + i] * _kept(model.kv, k_at + j * size + i)
+                    total += q[h * size + i] * kept(model.kv, k_at + j * size + i)
                 scores[j] = total
         most = scores[0]
         for j in range(count):
             most = max(most, scores[j])
         mass = np.float32(0.0)
         for j in range(count):
-            share = _exp(scores[j] - most)
+            share = exp(scores[j] - most)
             scores[j] = share
             mass += share
         inverse = np.float32(1.0) / mass
@@ -391,22 +322,22 @@ def _attend(layer, unit, model, sizes, batch):
             for i in range(size):
                 total = np.float32(0.0)
                 for j in range(count):
-                    total += scores[j] * _kept(model.kv, v_at + j * size + i)
+                    total += scores[j] * kept(model.kv, v_at + j * size + i)
                 y[h * size + i] = total
         for i in range(size):
             y[h * size + i] *= inverse
 
 
-@njit(fastmath=True)
+@njit(**FAST)
 def _embed(m, model, sizes, batch):
     width, places = sizes.width, model.places[sizes.layers]
     x, at = batch.x[m], places[EMBEDDING] + batch.token[m] * width
     for i in range(width):
-        x[i] = _kept(model.tables, at + i)
+        x[i] = kept(model.tables, at + i)
     if not sizes.rope:
         at = places[POSITIONS] + batch.place[m] * width
         for i in range(width):
-            x[i] += _kept(model.tables, at + i)
+            x[i] += kept(model.tables, at + i)
     if sizes.embedding_norm:
         squares = np.float32(0.0)
         for i in range(width):
@@ -418,7 +349,7 @@ def _embed(m, model, sizes, batch):
         batch.first[m, i] = x[i]
 
 
-@njit(fastmath=True)
+@njit(**FAST)
 def _norm_rows(op, places, part, model, sizes, batch):
     M = batch.token.shape[0]
     width = sizes.width
@@ -438,13 +369,13 @@ def _work(op, layer, i, model, sizes, batch):
     """Part i of a phase."""
     places = model.places[layer]
     none = batch.wanted[:0]
-    if op == MATRIX_QKV or op == MATRIX_OUT or op == MATRIX_UP or op == MATRIX_DOWN or op == MATRIX_HEAD:
+    if op in (MATRIX_QKV, MATRIX_OUT, MATRIX_UP, MATRIX_DOWN, MATRIX_HEAD):
         _matrix(op, places, i, model, sizes, batch)
     elif op == ATTEND:
         _attend(layer, i, model, sizes, batch)
     elif op == ROTATE:
         _rotate(layer, places, i, model, sizes, batch)
-    elif op == NORM_A or op == NORM_B:
+    elif op in (NORM_A, NORM_B):
         _norm_rows(op, places, i, model, sizes, batch)
         _pack(model.weights, batch.normed, none, batch.packed, batch.scale, i, sizes.width)
     elif op == FINAL:
@@ -465,45 +396,33 @@ def _phase(op, layer, count, model, sizes, batch):
         _work(op, layer, np.int64(i), model, sizes, batch)
 
 
-@njit(nogil=True, cache=True)
-def step(phases, model, sizes, batch):
-    """Read the batch's tokens; logits of those wanted, and final hidden states in `normed`.
+@cache
+def compiled_step() -> Callable[[np.ndarray, Model, Sizes, Batch], None]:
+    """`step(phases, model, sizes, batch)`: reads the batch's tokens, phase after phase.
 
-    Args:
-        phases: int64 (phases, 4): operation, layer, parts, and 1 where one thread does it all.
+    It is compiled for a format when it is first called and kept on disk: beside this file, or in the user's cache
+    folder where that cannot be written, or where NUMBA_CACHE_DIR says.
     """
-    # Operations are read from an array, as Numba would compile everything again for each constant.
-    for n in range(phases.shape[0]):
-        op, layer, count = phases[n, 0], phases[n, 1], phases[n, 2]
-        if phases[n, 3]:
-            for i in range(count):
-                _work(op, layer, i, model, sizes, batch)
-        else:
-            _phase(op, layer, count, model, sizes, batch)
+    # Numba asks for the time of this file alone; the digest makes it compile again when the others changed.
+    sources = digest_of_sources()
+
+    @njit(nogil=True, cache=True)
+    def step(phases, model, sizes, batch):
+        assert sources
+        # Operations are read from an array, as Numba would compile everything again for each constant.
+        for n in range(phases.shape[0]):
+            op, layer, count = phases[n, 0], phases[n, 1], phases[n, 2]
+            if phases[n, 3]:
+                for i in range(count):
+                    _work(op, layer, i, model, sizes, batch)
+            else:
+                _phase(op, layer, count, model, sizes, batch)
+
+    return step  # type: ignore[no-any-return]
 
 
-def phases_of(sizes: Sizes, tokens: int, wanted: int) -> np.ndarray:
-    """The phases of a step."""
-    parts, alone = -(-tokens // TILE), int(tokens < SERIAL_BELOW)
-    qkv = -(-(sizes.heads + 2 * sizes.groups) * sizes.size // PANEL)
-    width = -(-sizes.width // PANEL)
-    up = -(-sizes.hidden // (PANEL // 2 if sizes.activation == SWIGLU else PANEL))
-    rows = [(EMBED, 0, tokens, alone)]
-    for layer in range(sizes.layers):
-        rows += [
-            (NORM_A, layer, parts, alone),
-            (MATRIX_QKV, layer, qkv, 0),
-            (ROTATE, layer, tokens, alone),
-            (ATTEND, layer, tokens * sizes.groups, 0),
-            (PACK_A, layer, parts, alone),
-            (MATRIX_OUT, layer, width, 0),
-            (NORM_B, layer, parts, alone),
-            (MATRIX_UP, layer, up, 0),
-            (PACK_B, layer, parts, alone),
-            (MATRIX_DOWN, layer, width, 0),
-        ]
-    rows.append((FINAL, sizes.layers, parts, alone))
-    if wanted:
-        rows.append((PACK_HEAD, sizes.layers, -(-wanted // TILE), alone))
-        rows.append((MATRIX_HEAD, sizes.layers, -(-sizes.vocab // PANEL), 0))
-    return np.array(rows, np.int64)
+def digest_of_sources() -> int:
+    """A number that changes with the text of the modules that are compiled."""
+    here = Path(__file__).parent
+    text = b"".join((here / f"{name}.py").read_bytes() for name in ("kernels", "scalars", "tiles", "phases"))
+    return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")

@@ -154,7 +154,8 @@ class PagedKV:
         self.rows, self.max_len, self.page = rows, max_len, page
         self.row_pages = -(-max_len // page)
         count = pages or rows * self.row_pages
-        size = (shape.layers, count, page, shape.kv_heads, shape.head_size)
+        self.spare = count  # a page more, for what nobody reads
+        size = (shape.layers, count + 1, page, shape.kv_heads, shape.head_size)
         self.k = torch.zeros(size, dtype=dtype, device=device)
         self.v = torch.zeros(size, dtype=dtype, device=device)
         self.tables: list[list[int]] = [[] for _ in range(rows)]

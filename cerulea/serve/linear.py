@@ -61,7 +61,9 @@ class PackedLinear(nn.Module):
         rows = x.numel() // x.shape[-1]
         kernel = self.table[next((r for r in ROWS if rows <= r), ROWS[-1])]
         if kernel == "int8":
-            y = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1), self.q, self.q_scale).view(*x.shape[:-1], -1)
+            y: Tensor = torch.ops.aten._weight_int8pack_mm(x.reshape(rows, -1), self.q, self.q_scale).view(
+                *x.shape[:-1], -1
+            )
             return y if self.bias is None else y + self.bias
         bias = self.bias if self.scale is None else None
         if kernel == "prepacked":
@@ -71,7 +73,7 @@ class PackedLinear(nn.Module):
         if self.scale is not None:
             y = (y.float() * self.scale).to(x.dtype)
             y = y if self.bias is None else y + self.bias
-        return y  # type: ignore[no-any-return]
+        return y
 
 
 def timed_table(form: Format, weight_NK: Tensor) -> Table:
@@ -104,7 +106,7 @@ def pack(decoder: Decoder, form: Format) -> PackedLinear:
                 if isinstance(child, Linear):
                     setattr(module, name, PackedLinear(child.weight, child.bias, form, table))
         if not decoder.shape.tied:
-            decoder.head = head
+            setattr(decoder, "head", head)  # noqa: B010 - a packed matrix stands where a Linear stood
     return head
 
 

@@ -19,8 +19,7 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-PANEL = 32  # output channels of a tile
-LANES = 16
+from cerulea.serve.phases import LANES
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]
@@ -79,7 +78,7 @@ def _halves(builder: Any, pairs: Any) -> tuple[Any, Any]:
 
 
 def _step(builder: Any, bits: int, total: Any, x: Any, w: Any) -> Any:
-    """Total + x * w, where a lane of x and w is one float (32), two bf16 (16) or two int16 (8)."""
+    """Add x * w to the total, where a lane of x and w is one float (32), two bf16 (16) or two int16 (8)."""
     if bits == 32:
         return _fma(builder, x, w, total)
     if bits == 16:
@@ -104,7 +103,7 @@ def _step(builder: Any, bits: int, total: Any, x: Any, w: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def tile(_: Any, w: Any, w_at: Any, x: Any, x_at: Any, y: Any, y_at: Any, steps: Any, rows: Any) -> Any:
-    """y[y_at:] as (R, 32) = x (R rows) times w (32 channels); `rows` is a literal, steps >= 1.
+    """Write y[y_at:] as (R, 32) = x (R rows) times w (32 channels); `rows` is a literal, steps >= 1.
 
     Args:
         w: float32, uint16 (bf16) or int8, packed; the panel begins at w_at.
@@ -167,7 +166,7 @@ def _load_kept(builder: Any, pointer: Any, bits: int) -> Any:
 
 @intrinsic(prefer_literal=True)
 def dots(_: Any, q: Any, q_at: Any, kv: Any, k_at: Any, size: Any, out: Any, out_at: Any, keys: Any) -> Any:
-    """out[out_at:] = the query's dot products with `keys` (a literal) keys in a row, `size` a multiple of 16."""
+    """Write out[out_at:] = the query's dot products with `keys` (a literal) keys in a row, `size` a multiple of 16."""
     if not isinstance(keys, types.IntegerLiteral):
         return None
     bits, count = kv.dtype.bitwidth, keys.literal_value
@@ -209,7 +208,7 @@ def dots(_: Any, q: Any, q_at: Any, kv: Any, k_at: Any, size: Any, out: Any, out
 def blend(
     _: Any, p: Any, p_at: Any, count: Any, kv: Any, v_at: Any, size: Any, out: Any, out_at: Any, parts: Any
 ) -> Any:
-    """out[out_at:] as 16 * parts channels = sum of p[p_at + j] * v_j over `count` >= 1 values, `size` apart."""
+    """Write out[out_at:] as 16 * parts channels = sum of p[p_at + j] * v_j over `count` >= 1 values, `size` apart."""
     if not isinstance(parts, types.IntegerLiteral):
         return None
     bits, width = kv.dtype.bitwidth, parts.literal_value
