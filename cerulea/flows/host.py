@@ -17,26 +17,34 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cerulea.compute.launcher import PARENT, environment
 from cerulea.core.errors import CeruleaError, EngineFailed, ModelTooLarge, NotReady, QueueFull, restore
+from cerulea.core.files import read_json
 from cerulea.core.values import Usage
 from cerulea.flows.model_folders import Model, find_model, find_registered
 from cerulea.flows.platform import Platform
 from cerulea.flows.serving import Gateway, Offer
+from cerulea.nn.families import read_shape
 from cerulea.people import Caller
+from cerulea.serve.memory import footprint
 from cerulea.serve.process import Options
 from cerulea.serve.request import Delta, Request, delta_from_json
+from cerulea.serve.threads import engine_environment
 from cerulea.text.tokenizer import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from cerulea.serve.linear import Format
 
 SERVED = "served"  # the alias of models that are loaded at the start and not unloaded
 COMMAND = (sys.executable, "-m", "cerulea.serve.process")
 LINE_BYTES = 256 << 20  # of one step's message: log probabilities of long prompts are large
 LOAD_WAIT_S = 20.0  # how long a request waits for its model to be loaded before it is asked to come again
+SHORTEST = 1024  # tokens of a row; a model that does not fit with so few does not fit
 STOP_S = 10.0  # until a process that was asked to end is killed
 
 
@@ -77,6 +85,7 @@ class _Engine:
     """A process with one model, and what is asked of it."""
 
     model: Model
+    options: Options
     need_bytes: int
     pinned: bool = False
     process: asyncio.subprocess.Process | None = None
@@ -153,7 +162,7 @@ class Host:
     Args:
         options: how models are run; the folder is filled in.
         memory_bytes: that all engines together may have.
-        need: bytes that a model's folder needs with these options.
+        plan: how to run the model of a folder within so many bytes, and the bytes that it needs then.
         command: the program of an engine.
     """
 
@@ -163,13 +172,13 @@ class Host:
         options: Options | None = None,
         *,
         memory_bytes: int = 0,
-        need: Callable[[Path, Options], int] | None = None,
+        plan: Callable[[Path, Options, int], tuple[Options, int]] | None = None,
         command: Sequence[str] = COMMAND,
     ) -> None:
         self.platform, self.command = platform, command
         self.options = options or Options(folder="")
         self.memory_bytes = memory_bytes or _physical_memory() * 6 // 10
-        self._need = need or _memory_of
+        self._plan = plan or fitted
         self._engines: dict[str, _Engine] = {}
         self._served: dict[str, Served] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -261,9 +270,9 @@ class Host:
         """The engine of a model, started if there is none."""
         engine = self._engines.get(model.label)
         if engine is None or engine.gone:
-            need = self._need(model.folder, self.options)
+            options, need = self._plan(model.folder, self.options, self.memory_bytes)
             self._make_room(model.label, need)
-            engine = _Engine(model=model, need_bytes=need, used=time.monotonic())
+            engine = _Engine(model=model, options=options, need_bytes=need, used=time.monotonic())
             engine.ready = asyncio.get_running_loop().create_future()
             # Somebody may have stopped waiting by the time that it fails.
             engine.ready.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -298,14 +307,14 @@ class Host:
     async def _run(self, engine: _Engine) -> None:
         """Start the process and hand out what it says, until it ends."""
         assert engine.ready is not None
-        options = {**self.options.as_json(), "folder": str(engine.model.folder)}
+        options = {**engine.options.as_json(), "folder": str(engine.model.folder)}
         try:
             process = engine.process = await asyncio.create_subprocess_exec(
                 *self.command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=LINE_BYTES,
-                env={**environment(), **_threads(self.options), PARENT: str(os.getpid())},
+                env={**environment(), **engine_environment(engine.options.threads), PARENT: str(os.getpid())},
                 start_new_session=True,
             )
             assert process.stdout is not None
@@ -322,7 +331,7 @@ class Host:
     def _hear(self, engine: _Engine, message: dict[str, Any]) -> None:
         assert engine.ready is not None
         if "ready" in message:
-            self._served[engine.model.label] = Served(engine, message["ready"], self.options)
+            self._served[engine.model.label] = Served(engine, message["ready"], engine.options)
             engine.ready.set_result(message["ready"])
         elif "failed" in message:
             engine.ready.set_exception(restore(message["failed"]))
@@ -389,12 +398,27 @@ def gateway_of(platform: Platform) -> Gateway:
     return Gateway(platform=platform, host=Host(platform, options, memory_bytes=settings.serve_memory_gb * 10**9))
 
 
-def _threads(options: Options) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(options.threads)} if options.threads else {}
+def fitted(folder: Path, options: Options, most_bytes: int) -> tuple[Options, int]:
+    """Options with which a model fits, and the bytes that it needs with them: first fewer cached prefixes, then fewer
+    sequences at a time, then shorter ones. The last try is given back where none fits.
 
-
-def _memory_of(folder: Path, options: Options) -> int:
-    return 1 << 20
+    Raises:
+        Invalid, Failed: the folder is no model's.
+    """
+    shape = read_shape(dict(read_json(folder / "config.json")))
+    weights = cast("Format", "fp32" if options.weights == "auto" else options.weights)
+    length = min(options.max_len or shape.context, shape.context)
+    tries = [options, replace(options, cached_rows=0), replace(options, cached_rows=0, most_running=4, spare_rows=0)]
+    while length > SHORTEST:
+        length = max(SHORTEST, length // 2)
+        tries.append(replace(tries[-1], max_len=length))
+    found, need = options, 0
+    for found in tries:
+        rows = found.most_running + found.spare_rows + found.cached_rows
+        need = footprint(shape, weights=weights, rows=rows, max_len=found.max_len).peak
+        if need <= most_bytes:
+            break
+    return found, need
 
 
 def _physical_memory() -> int:

@@ -40,7 +40,7 @@ async def hosting(platform: Platform, *, memory: int = 100, need: int = 10, **op
         platform,
         Options(folder="", **{"most_running": 4, **options}),
         memory_bytes=memory,
-        need=lambda folder, options: need,
+        plan=lambda folder, options, most: (options, need),
         command=TOY,
     )
     try:
