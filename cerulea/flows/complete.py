@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from cerulea.core.errors import CeruleaError, EngineFailed, HoldClosed, Invalid, PromptTooLong
+from cerulea.core.errors import CeruleaError, EngineFailed, Failed, HoldClosed, Invalid, PromptTooLong
 from cerulea.core.values import Usage
 from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
 from cerulea.flows.serving import Admits, Bill, Flow, Gateway, Served
@@ -148,17 +148,22 @@ class Completion:
             log.error("%s: the engine did not say within %g s what was used", self.id, LAST_WORD_S)
         finally:
             renewing.cancel()
-            await self._settle()
-            self.gateway.running.pop(self.id, None)
-            self._pieces.put_nowait(None)
+            try:
+                await self._settle()
+            finally:
+                self.gateway.running.pop(self.id, None)
+                self._pieces.put_nowait(None)
 
     async def _renew(self) -> None:
         """Keep the hold: a request may wait long for its turn, or write long without a new lease."""
         while True:
             await asyncio.sleep(RENEW_S)
-            if not await self.bill.renew():
-                self._fail(HoldClosed(f"The hold of {self.id} was over before the request was."))
-                return
+            try:
+                if not await self.bill.renew():
+                    self._fail(HoldClosed(f"The hold of {self.id} was over before the request was."))
+                    return
+            except Exception as error:  # the hold stands a while longer: there is a next time
+                log.error("%s: not renewed: %s", self.id, error)
 
     async def _settle(self) -> None:
         if self._lender is not None:
@@ -170,9 +175,9 @@ class Completion:
         finish = "error" if self.error else "abort" if self._aborted else "stop" if "stop" in reasons else "length"
         try:
             await self.bill.settle(self.usage, cached_tokens=self.cached_tokens, finish=finish)
-        except CeruleaError as error:
+        except Exception as error:
             log.error("%s: not settled: %s", self.id, error)
-            self.error = self.error or error
+            self.error = self.error or _known(error, "Its bill could not be settled")
 
     # -- one sequence --------------------------------------------------------------------------------
 
@@ -314,8 +319,14 @@ class Completion:
                     one.leased += share
                     if not one.over:
                         one.flow.lease(one.leased + (one.leased >= one.most))
-        except CeruleaError as error:
-            self._fail(error)
+        except Exception as error:
+            log.error("%s: no new lease: %s", self.id, error)
+            self._fail(_known(error, "Its lease could not be extended"))
+
+
+def _known(error: Exception, what: str) -> CeruleaError:
+    """An error that may be told as it is, or what it kept from happening."""
+    return error if isinstance(error, CeruleaError) else Failed(f"{what}; it was noted.")
 
 
 # -- the beginning -----------------------------------------------------------------------------------

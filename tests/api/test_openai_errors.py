@@ -159,9 +159,12 @@ def test_an_engine_that_raises_fails_its_request_alone(world: World, caplog: pyt
     assert world.complete().choices[0].text
 
 
-def test_a_bill_that_cannot_be_settled_is_told_and_logged(world: World, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("error", [CeruleaError("The ledger does not answer."), RuntimeError("secret detail")])
+def test_a_bill_that_cannot_be_settled_is_told_and_logged(
+    error: Exception, world: World, caplog: pytest.LogCaptureFixture
+):
     async def unsettled(*_: Any, **__: Any) -> None:
-        raise CeruleaError("The ledger does not answer.")
+        raise error
 
     opened = world.bills.open
 
@@ -172,9 +175,24 @@ def test_a_bill_that_cannot_be_settled_is_told_and_logged(world: World, caplog: 
 
     world.gateway.open_bill = open_it
 
-    with pytest.raises(openai.InternalServerError, match="The ledger does not answer"):
+    with pytest.raises(openai.InternalServerError, match=r"The ledger does not answer|could not be settled"):
         world.complete()
     assert "not settled" in caplog.text
+
+
+def test_a_lease_that_cannot_be_extended_ends_the_request(world: World, caplog: pytest.LogCaptureFixture):
+    opened = world.bills.open
+
+    async def open_it(*args: Any, **asked: Any) -> Any:
+        bill = await opened(*args, **asked)
+        bill.extend = lambda tokens: 1 / 0
+        return bill
+
+    world.gateway.open_bill = open_it
+
+    with pytest.raises(openai.InternalServerError, match="could not be extended"):
+        world.complete(max_tokens=300)
+    assert world.bills.last.settled[0][2] == "error" and "no new lease" in caplog.text
 
 
 def test_tokens_and_text_go_both_ways(world: World):
