@@ -85,6 +85,8 @@ async def ask(http: httpx.AsyncClient, prompt: list[int], most: int = TOKENS, **
     reading = Reading(time.perf_counter())
     async with http.stream("POST", "/v1/completions", json=body) as answer:
         reading.status = answer.status_code
+        if answer.is_error:
+            raise SystemExit(f"{answer.status_code}: {(await answer.aread()).decode()}")
         async for line in answer.aiter_lines():
             if not line.startswith("data: {"):
                 continue

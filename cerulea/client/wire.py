@@ -161,7 +161,9 @@ class InnerWire:
 
         settings.home.mkdir(parents=True, exist_ok=True)
         platform = self._held.enter_context(open_platform(settings))
-        self._app = create_app(platform, trusted=platform.people.caller(), gateway=gateway_of(platform))
+        self._app = create_app(
+            platform, trusted=platform.people.caller(), gateway=gateway_of(platform, load_wait_s=600.0)
+        )
         transport = httpx.ASGITransport(self._app)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)

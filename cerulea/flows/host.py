@@ -131,8 +131,8 @@ class Served:
 
         return load_template(self.folder)
 
-    def submit(self, request: Request) -> Flow:
-        """Hand a request to the engine.
+    def admit(self, sequences: int, prompt_tokens: int) -> None:
+        """Nothing where so much more would be taken now.
 
         Raises:
             QueueFull: too much waits already.
@@ -141,10 +141,23 @@ class Served:
         engine = self._engine
         if engine.gone:
             raise NotReady(f"The engine of {self.label} has ended and is started again.", retry_after_s=2)
-        engine.used = time.monotonic()
         most = self._bounds.most_running + self._bounds.most_waiting
-        if len(engine.flows) >= most:
-            raise QueueFull(f"{most:,} requests run and wait for {self.label} already.", retry_after_s=self._patience())
+        # A request of more choices than may wait at all is taken when nothing else is there.
+        if engine.flows and len(engine.flows) + sequences > most:
+            raise QueueFull(
+                f"{len(engine.flows):,} sequences run and wait for {self.label}; the most is {most:,}.",
+                retry_after_s=self._patience(),
+            )
+
+    def submit(self, request: Request) -> Flow:
+        """Hand a request to the engine.
+
+        Raises:
+            QueueFull, NotReady: as `admit`.
+        """
+        self.admit(1, len(request.prompt))
+        engine = self._engine
+        engine.used = time.monotonic()
         flow = Flow(engine, request)
         engine.flows[request.id] = flow
         engine.tell({"submit": request.as_json()})
@@ -164,6 +177,7 @@ class Host:
         memory_bytes: that all engines together may have.
         plan: how to run the model of a folder within so many bytes, and the bytes that it needs then.
         command: the program of an engine.
+        load_wait_s: how long a request waits for its model before it is asked to come again.
     """
 
     def __init__(
@@ -174,8 +188,9 @@ class Host:
         memory_bytes: int = 0,
         plan: Callable[[Path, Options, int], tuple[Options, int]] | None = None,
         command: Sequence[str] = COMMAND,
+        load_wait_s: float = LOAD_WAIT_S,
     ) -> None:
-        self.platform, self.command = platform, command
+        self.platform, self.command, self.load_wait_s = platform, command, load_wait_s
         self.options = options or Options(folder="")
         self.memory_bytes = memory_bytes or _physical_memory() * 6 // 10
         self._plan = plan or fitted
@@ -203,7 +218,7 @@ class Host:
         engine = self._engine(model)
         assert engine.ready is not None
         try:
-            await asyncio.wait_for(asyncio.shield(engine.ready), LOAD_WAIT_S)
+            await asyncio.wait_for(asyncio.shield(engine.ready), self.load_wait_s)
         except TimeoutError:
             raise NotReady(f"{model.label} is being loaded.", retry_after_s=5) from None
         return self._served[model.label]
@@ -384,8 +399,12 @@ async def _end(process: asyncio.subprocess.Process | None) -> None:
         await process.wait()
 
 
-def gateway_of(platform: Platform) -> Gateway:
-    """What requests to this platform's models go through, as the settings say; nothing is loaded yet."""
+def gateway_of(platform: Platform, *, load_wait_s: float = LOAD_WAIT_S) -> Gateway:
+    """What requests to this platform's models go through, as the settings say; nothing is loaded yet.
+
+    Args:
+        load_wait_s: how long a request waits for its model before it is asked to come again.
+    """
     settings = platform.settings
     options = Options(
         folder="",
@@ -395,7 +414,8 @@ def gateway_of(platform: Platform) -> Gateway:
         threads=settings.threads,
         device=settings.device,
     )
-    return Gateway(platform=platform, host=Host(platform, options, memory_bytes=settings.serve_memory_gb * 10**9))
+    memory_bytes = settings.serve_memory_gb * 10**9
+    return Gateway(platform=platform, host=Host(platform, options, memory_bytes=memory_bytes, load_wait_s=load_wait_s))
 
 
 def fitted(folder: Path, options: Options, most_bytes: int) -> tuple[Options, int]:

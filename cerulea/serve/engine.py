@@ -389,7 +389,7 @@ class Engine:
 
     def _check(self, request: Request) -> None:
         prompt, most = len(request.prompt), request.sampling.max_tokens
-        assert prompt and (request.leased > 0 or not most or request.embed), request
+        assert prompt, request
         if not 0 <= min(request.prompt) <= max(request.prompt) < self.runner.vocab:
             raise Invalid(
                 f"The prompt has an id outside 0 to {self.runner.vocab - 1:,}.",

@@ -146,8 +146,10 @@ class Scheduler(Generic[S]):
         for one in sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0)):
             if left <= 0:
                 break
-            reads.append((one, min(one.to_read, left)))
-            left -= one.to_read
+            # The last known token is read when the one after it is leased.
+            count = min(left, one.to_read if one.may_go_on else one.to_read - 1)
+            reads.append((one, count))
+            left -= count
         return writes + reads
 
     def count(self, team: str, *, read: int = 0, written: int = 0) -> None:
