@@ -68,7 +68,7 @@ from cerulea.serve.phases import (
     Sizes,
 )
 from cerulea.serve.scalars import FAST, bf16, exp, int16, keep, kept, silu, tanh
-from cerulea.serve.tiles import as_word, bits_of, blend, dots, tile
+from cerulea.serve.tiles import as_word, bits_of, blend, dots, tile, total
 
 
 @njit
@@ -86,12 +86,8 @@ def _norm(source, target, floats, weight, shift, layer_norm, eps):
     width = target.shape[0]
     mean = np.float32(0.0)
     if layer_norm:
-        for i in range(width):
-            mean += source[i]
-        mean /= np.float32(width)
-    squares = np.float32(0.0)
-    for i in range(width):
-        squares += (source[i] - mean) * (source[i] - mean)
+        mean = total(source, width, np.float32(0.0), 1) / np.float32(width)
+    squares = total(source, width, mean, 2)
     inverse = np.float32(1.0) / np.sqrt(squares / np.float32(width) + np.float32(eps))
     for i in range(width):
         target[i] = (source[i] - mean) * inverse * floats[weight + i] + floats[shift + i]
@@ -227,9 +223,7 @@ def _matrix(op, places, panel, model, sizes, batch):
 
 @njit(**FAST)
 def _head_norm(x, floats, weight, eps):
-    squares = np.float32(0.0)
-    for i in range(x.shape[0]):
-        squares += x[i] * x[i]
+    squares = total(x, x.shape[0], np.float32(0.0), 2)
     inverse = np.float32(1.0) / np.sqrt(squares / np.float32(x.shape[0]) + np.float32(eps))
     for i in range(x.shape[0]):
         x[i] = x[i] * inverse * floats[weight + i]
@@ -299,19 +293,16 @@ def _attend(layer, unit, model, sizes, batch):
                 dots(q, h * size, model.kv, k_at + j * size, size, scores, j, 1)
         else:
             for j in range(count):
-                total = np.float32(0.0)
+                value = np.float32(0.0)
                 for i in range(size):
-                    total += q[h * size + i] * kept(model.kv, k_at + j * size + i)
-                scores[j] = total
+                    value += q[h * size + i] * kept(model.kv, k_at + j * size + i)
+                scores[j] = value
         most = scores[0]
         for j in range(count):
             most = max(most, scores[j])
-        mass = np.float32(0.0)
         for j in range(count):
-            share = exp(scores[j] - most)
-            scores[j] = share
-            mass += share
-        inverse = np.float32(1.0) / mass
+            scores[j] = exp(scores[j] - most)
+        inverse = np.float32(1.0) / total(scores, count, np.float32(0.0), 1)
         wide = size // 64 * 64 if size % 16 == 0 else 0
         for c in range(0, wide, 64):
             blend(scores, 0, count, model.kv, v_at + c, size, y, h * size + c, 4)
@@ -320,10 +311,10 @@ def _attend(layer, unit, model, sizes, batch):
                 blend(scores, 0, count, model.kv, v_at + c, size, y, h * size + c, 1)
         else:
             for i in range(size):
-                total = np.float32(0.0)
+                value = np.float32(0.0)
                 for j in range(count):
-                    total += scores[j] * kept(model.kv, v_at + j * size + i)
-                y[h * size + i] = total
+                    value += scores[j] * kept(model.kv, v_at + j * size + i)
+                y[h * size + i] = value
         for i in range(size):
             y[h * size + i] *= inverse
 
@@ -339,9 +330,7 @@ def _embed(m, model, sizes, batch):
         for i in range(width):
             x[i] += kept(model.tables, at + i)
     if sizes.embedding_norm:
-        squares = np.float32(0.0)
-        for i in range(width):
-            squares += x[i] * x[i]
+        squares = total(x, width, np.float32(0.0), 2)
         inverse = np.float32(1.0) / np.sqrt(squares / np.float32(width) + np.float32(sizes.eps))
         for i in range(width):
             x[i] *= inverse

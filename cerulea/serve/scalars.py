@@ -10,10 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from cerulea.serve.tiles import as_float, as_word, bits_of
+from cerulea.serve.tiles import as_float, as_word, bits_of, fma
 
-# Python's check for a divisor of zero would keep LLVM from using vectors.
-FAST = {"fastmath": True, "error_model": "numpy"}
+# Nothing here lets LLVM round differently: it chooses between vectors and single numbers by where arrays happen to lie,
+# and both must give the same bits. Sums, whose order matters, are written out in `tiles`. Python's check for a divisor
+# of zero would keep LLVM from using vectors at all.
+FAST = {"fastmath": {"nnan", "ninf", "nsz"}, "error_model": "numpy"}
 
 
 @njit(**FAST, inline="always")
@@ -21,16 +23,15 @@ def exp(x):
     """Return e^x, float32, relative error below 2e-7: 2^n times a polynomial (Cephes, expf)."""
     x = min(max(x, np.float32(-87.0)), np.float32(88.0))
     # Truncating what is above zero is the floor; a call of floor would keep LLVM from using vectors.
-    whole = np.int32(x * np.float32(1.4426950408889634) + np.float32(128.5)) - np.int32(128)
+    whole = np.int32(fma(x, np.float32(1.4426950408889634), np.float32(128.5))) - np.int32(128)
     n = np.float32(whole)
-    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-    y = np.float32(1.9875691500e-4)
-    y = y * r + np.float32(1.3981999507e-3)
-    y = y * r + np.float32(8.3334519073e-3)
-    y = y * r + np.float32(4.1665795894e-2)
-    y = y * r + np.float32(1.6666665459e-1)
-    y = y * r + np.float32(5.0000001201e-1)
-    y = y * r * r + r + np.float32(1.0)
+    r = fma(n, np.float32(2.12194440e-4), fma(n, np.float32(-0.693359375), x))
+    y = fma(np.float32(1.9875691500e-4), r, np.float32(1.3981999507e-3))
+    y = fma(y, r, np.float32(8.3334519073e-3))
+    y = fma(y, r, np.float32(4.1665795894e-2))
+    y = fma(y, r, np.float32(1.6666665459e-1))
+    y = fma(y, r, np.float32(5.0000001201e-1))
+    y = fma(y, r * r, r + np.float32(1.0))
     return y * as_float((whole + np.int32(127)) << np.int32(23))
 
 

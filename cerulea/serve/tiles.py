@@ -244,6 +244,46 @@ def blend(
     return signature, generate
 
 
+@intrinsic(prefer_literal=True)
+def total(_: Any, x: Any, count: Any, mean: Any, power: Any) -> Any:
+    """Sum of x[i] - mean, or with the literal power 2 of its square, over the first `count` of a float32 array."""
+    if not isinstance(power, types.IntegerLiteral):
+        return None
+    squared = power.literal_value == 2
+    signature = types.float32(x, types.intp, types.float32, power)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, sig.args[0], args[0], _number(0), F32)
+        many = builder.and_(args[1], _number(-LANES))
+        sums = cgutils.alloca_once_value(builder, ir.Constant(F32x16, None))
+        with cgutils.for_range_slice(builder, _number(0), many, _number(LANES)) as (i, _count):
+            part = builder.fsub(_load(builder, builder.gep(pointer, [i]), F32x16), _splat(builder, args[2]))
+            old = builder.load(sums)
+            builder.store(_fma(builder, part, part, old) if squared else builder.fadd(old, part), sums)
+        kind = ir.FunctionType(F32, [F32, F32x16])
+        add = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.fadd.v16f32")
+        tree = builder.call(add, [ir.Constant(F32, -0.0), builder.load(sums)], fastmath=("reassoc",))
+        whole = cgutils.alloca_once_value(builder, tree)
+        with cgutils.for_range_slice(builder, many, args[1], _number(1)) as (i, _count):
+            one = builder.fsub(builder.load(builder.gep(pointer, [i])), args[2])
+            one = builder.fmul(one, one) if squared else one
+            builder.store(builder.fadd(builder.load(whole), one), whole)
+        return builder.load(whole)
+
+    return signature, generate
+
+
+@intrinsic
+def fma(_: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a * b + c with one rounding."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(F32, [F32] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.f32"), args)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
+
+
 @intrinsic
 def bits_of(_: Any, array: Any) -> Any:
     """Bits of one element of an array, known while compiling: what is for another format is not compiled."""
