@@ -25,9 +25,10 @@ from cerulea.api.sse import DONE, EventStream, hung_up
 from cerulea.core.errors import Invalid
 from cerulea.flows.ask import Piece, Text
 from cerulea.flows.attach import Kept, attach
-from cerulea.flows.complete import Completion, collect
+from cerulea.flows.complete import Completion
 from cerulea.flows.once import LONGEST_KEY
 from cerulea.flows.serving import Gateway
+from cerulea.flows.texts import collect
 from cerulea.people import Caller
 
 T = TypeVar("T")

@@ -26,10 +26,11 @@ from cerulea.api.openai_schema import CompletionIn, DetokenizeIn, EmbeddingIn, S
 from cerulea.api.usage import RequestId, RequestUsageOut, show_request
 from cerulea.core.errors import Invalid, NotFound
 from cerulea.flows.ask import Ask, Piece, Text
-from cerulea.flows.complete import Completion, begin, best
+from cerulea.flows.complete import Completion, begin
 from cerulea.flows.grammars import check_grammar, grammar_of
 from cerulea.flows.prompts import encode, read_prompts
 from cerulea.flows.serving import Gateway, Offer, Served
+from cerulea.flows.texts import best
 from cerulea.people import Caller
 from cerulea.serve.request import SamplingParams
 from cerulea.text.stream import text_of

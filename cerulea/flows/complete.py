@@ -22,7 +22,7 @@ from time import monotonic
 
 from cerulea.core.errors import CeruleaError, EngineFailed, Failed, HoldClosed, Invalid, PromptTooLong
 from cerulea.core.values import Usage
-from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
+from cerulea.flows.ask import Ask, Piece, Prompt, Told
 from cerulea.flows.serving import Admits, Bill, Flow, Gateway, Served
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Request, TokenLogprob
@@ -424,43 +424,3 @@ def _room(served: Served, ask: Ask, prompt: Prompt) -> int:
         f"{length + (0 if ask.fill else asked):,} were asked for ({length:,} of prompt{wanted}).",
         fix="Shorten the prompt, or lower max_tokens.",
     )
-
-
-# -- the whole of it ---------------------------------------------------------------------------------
-
-
-async def collect(completion: Completion) -> list[Text]:
-    """All texts, by index: the pieces of a stream, joined.
-
-    Raises:
-        CeruleaError: what the request failed of.
-    """
-    texts = [Text(one.index) for one in completion.sequences]
-    async for batch in completion.pieces():
-        for piece in batch:
-            whole = texts[piece.index]
-            whole.text += piece.text
-            whole.told += piece.told
-            whole.embedding += piece.embedding
-            whole.ids += piece.ids
-            whole.finish, whole.detail = piece.finish or whole.finish, piece.detail or whole.detail
-    if completion.error is not None:
-        raise completion.error
-    return texts
-
-
-def best(completion: Completion, texts: list[Text], n: int) -> list[Text]:
-    """The n texts of each prompt whose tokens were likeliest on average, the likeliest first."""
-    best_of = completion.ask.best_of
-    if n == best_of:
-        return texts
-    chosen = []
-    for first in range(0, len(texts), best_of):
-        length = len(completion.sequences[first].prompt.ids) if completion.ask.sampling.prompt_logprobs >= 0 else 0
-        group = sorted(texts[first : first + best_of], key=lambda text: -_mean_logprob(text.told[length:]))
-        chosen += group[:n]
-    return chosen
-
-
-def _mean_logprob(told: list[Told]) -> float:
-    return sum(entry.logprob or 0.0 for entry in told) / len(told) if told else 0.0
