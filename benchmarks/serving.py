@@ -1,6 +1,6 @@
 """What a served model does through HTTP: speed alone and for many, long prompts beside streams, floods, full queues.
 
-    python benchmarks/serving.py --gpt2 FOLDER [--weights bf16] [--parts speed,many,gap,flood,queue] [--rounds N]
+    python benchmarks/serving.py --gpt2 FOLDER [--weights bf16] [--parts speed,many,gateway,…] [--rounds N]
 
 A model of GPT-2 124M's shape with random weights, behind `cerulea up` on this machine; FOLDER holds the two files of
 GPT-2's tokenizer. With --peer, transformers' generate runs in turn with ours: batch 1, and a static batch of 16.
@@ -28,15 +28,19 @@ import httpx
 import torch
 
 from cerulea.core.settings import read_settings
+from cerulea.flows.host import Host
 from cerulea.flows.models import import_model
 from cerulea.flows.platform import open_platform
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.shape import GPT2_SIZES, preset_shape
 from cerulea.nn.weights import save_decoder
+from cerulea.serve.process import Options
+from cerulea.serve.request import Request, SamplingParams
 from cerulea.text.tokenizer import gpt2_tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.running import Up
+from tests.serve.test_parity import SMALL, folder_of_gpt2
 
 TOKENS = 128
 CLIENTS = 16
@@ -62,10 +66,10 @@ class Reading:
         return [b - a for a, b in zip(self.stamps, self.stamps[1:], strict=False)]
 
 
-def prompt_of(tokens: int, seed: int) -> list[int]:
+def prompt_of(tokens: int, seed: int, vocab: int = 50_000) -> list[int]:
     """Random ids."""
     draw = random.Random(seed)
-    return [draw.randrange(50_000) for _ in range(tokens)]
+    return [draw.randrange(vocab) for _ in range(tokens)]
 
 
 async def ask(http: httpx.AsyncClient, prompt: list[int], most: int = TOKENS, **more: Any) -> Reading:
@@ -181,6 +185,46 @@ async def queue(up: Up) -> dict[str, Any]:
     }
 
 
+async def gateway(up: Up, home: Path, pairs: int = 300) -> tuple[float, float]:
+    """Median milliseconds of one small request: through HTTP with its bill, and to an engine of the same model directly."""
+    with open_platform(read_settings(home=home)) as platform:
+        host = Host(platform, Options(folder="", weights="fp32", threads=1))
+        owner = platform.people.caller()
+        try:
+            served = await host.open(owner, "small")
+            over_http, direct = [], []
+            async with client(up) as http:
+                for number in range(pairs + 20):
+                    prompt = prompt_of(8, number, 256)
+                    began = time.perf_counter()
+                    body = {
+                        "model": "small",
+                        "prompt": prompt,
+                        "max_tokens": 1,
+                        "temperature": 0,
+                        "share_prefix": False,
+                    }
+                    answer = await http.post("/v1/completions", json=body)
+                    middle = time.perf_counter()
+                    assert answer.status_code == 200, answer.text
+                    sampling = SamplingParams(max_tokens=1, temperature=0.0)
+                    request = Request(
+                        id=f"r{number}",
+                        team="home",
+                        prompt=tuple(prompt),
+                        sampling=sampling,
+                        leased=2,
+                        share_prefix=False,
+                    )
+                    async for _ in served.submit(request):
+                        pass
+                    over_http.append(1000 * (middle - began))
+                    direct.append(1000 * (time.perf_counter() - middle))
+            return median(over_http[20:]), median(direct[20:])
+        finally:
+            await host.close()
+
+
 def p95(values: list[float]) -> float:
     """The value that 95 % are not above."""
     return sorted(values)[max(0, -(-95 * len(values) // 100) - 1)]
@@ -225,6 +269,8 @@ def main() -> None:
         tokenizer.save(folder)
         with open_platform(read_settings(home=home)) as platform:
             import_model(platform, folder, "bench")
+            if "gateway" in parts:
+                import_model(platform, folder_of_gpt2(Path(root) / "small", SMALL), "small")
         environment = {"CERULEA_SERVE_WEIGHTS": words.weights, "OMP_NUM_THREADS": "2", "CERULEA_THREADS": "2"}
         environment["CERULEA_SERVE_QUEUE"] = "64" if "queue" in parts else "256"
         with Up(home, workers=0, environment=environment) as up:
@@ -245,6 +291,11 @@ def main() -> None:
                     ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
                     line += f", transformers {median(theirs):.1f}, ratio {ratio:.2f}"
                 print(line, flush=True)
+            if "gateway" in parts:
+                http_ms, direct_ms = asyncio.run(gateway(up, home))
+                print(
+                    f"gateway: {http_ms:.2f} ms through HTTP, {direct_ms:.2f} ms direct, {http_ms - direct_ms:.2f} ms more"
+                )
             if "gap" in parts:
                 for _ in range(words.rounds):
                     before, after, first = asyncio.run(gap(up))

@@ -11,13 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
 
-from cerulea.cli.lines import put
+from cerulea.cli.lines import put, waiting
 from cerulea.cli.options import Home, Json, ModelName
 from cerulea.cli.reach import Url, client_of
 from cerulea.core.errors import CeruleaError, Invalid, NoChatTemplate, PromptTooLong
@@ -32,6 +33,7 @@ HELP = """/new            begin anew          /system TEXT    what the model is 
 /set NAME VALUE temperature, top_p, top_k, max_tokens or seed
 /save FILE      write the conversation as JSON lines
 /quit           leave; so does Ctrl-D. Ctrl-C ends an answer."""
+LOADING = "is loaded (the first model on a machine compiles its kernels, about 20 s)"
 SETTINGS: dict[str, Callable[[str], Any]] = {
     "temperature": float,
     "top_p": float,
@@ -125,7 +127,9 @@ def _answer(talk: Talk, question: str, as_json: bool) -> None:
     text, finish, usage = "", "", None
     pieces = talk.pieces()
     try:
-        for piece in pieces:
+        with waiting(f"{talk.model} {'reads' if talk.turns[1:] else LOADING}"):
+            head = list(islice(pieces, 1))
+        for piece in chain(head, pieces):
             text, finish, usage = text + piece.text, piece.finish or finish, piece.usage or usage
             if not as_json:
                 print(piece.text, end="", flush=True)

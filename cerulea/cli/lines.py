@@ -1,10 +1,21 @@
-"""Lines that programs read."""
+"""Lines that programs read, and what moves while a person waits."""
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from cerulea.core.files import json_line
+
+
+def waiting(text: str) -> AbstractContextManager[object]:
+    """Something that moves on a terminal while a person waits; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
 
 
 def put(value: Any) -> None:

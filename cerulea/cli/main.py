@@ -18,7 +18,8 @@ from typer import Argument, Option
 from cerulea import __version__
 from cerulea.cli import chat, jobs, models, people, up, usage
 from cerulea.cli import fund as money
-from cerulea.cli.lines import put
+from cerulea.cli.chat import LOADING
+from cerulea.cli.lines import put, waiting
 from cerulea.cli.options import Home, Json, ModelName, settings_of
 from cerulea.cli.reach import Url, client_of
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
@@ -171,7 +172,7 @@ def sample(
 
     text = sys.stdin.read() if prompt == "-" else prompt
     how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "n": n}
-    with client_of(context, home, url) as client:
+    with client_of(context, home, url) as client, waiting(f"{model} {LOADING}"):
         written = client.write.texts(model, text, add_special_tokens=True, fit_context=True, **how)
     for i, one in enumerate(written):
         if as_json:
