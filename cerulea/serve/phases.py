@@ -16,7 +16,7 @@ PANEL = 32  # output channels of a tile
 LANES = 16  # channels that one instruction computes
 TILE = 8  # tokens that a panel is multiplied with at once
 BLOCK = 512  # int8 products that are summed as integers: 512 * 127 * 32767 < 2^31
-SERIAL_BELOW = 4  # so few tokens are normed faster by one thread than a second one wakes up
+SERIAL_BELOW = 16  # so few tokens are normed faster by one thread than a second one wakes up
 
 # Columns of Model.places, a row for each layer: offsets in weights, tables or floats; -1 is absent.
 QKV, OUT, UP, DOWN, QKV_BIAS, OUT_BIAS, UP_BIAS, DOWN_BIAS = range(8)

@@ -11,6 +11,7 @@ Not here: which chunks run (`scheduler`), which token follows (`sample`), where 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from statistics import median
 from time import perf_counter
@@ -47,6 +48,7 @@ class DecoderRunner:
         device: where to compute.
         kernels: on a CPU, `compiled` (needs Numba), `torch`, or what a short trial finds faster.
         paged: keep keys and values in pages on a CPU too.
+        threads: of the compiled step; 0 means all usable ones.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class DecoderRunner:
         device: torch.device | None = None,
         kernels: Kernels = "auto",
         paged: bool = False,
+        threads: int = 0,
     ) -> None:
         self.shape, self.device = decoder.shape, device or torch.device("cpu")
         self.rows, self.vocab = rows, self.shape.vocab
@@ -78,7 +81,7 @@ class DecoderRunner:
             from cerulea.serve.fused import FusedDecoder
 
             slots = SlotKV(self.shape, rows, self.context, dtype)
-            self.kv, self.fused = slots, FusedDecoder(decoder.cpu(), weights, slots)
+            self.kv, self.fused = slots, FusedDecoder(decoder.cpu(), weights, slots, threads)
             return
         if on_cpu and not paged:
             self.kv = SlotKV(self.shape, rows, self.context, dtype)
@@ -136,9 +139,7 @@ def faster_kernels(shape: DecoderShape, weights: Format) -> Kernels:
     """What runs one layer of the shape faster, tried at PROBE_ROWS; `torch` where Numba is not installed."""
     if find_spec("numba") is None:
         return "torch"
-    import dataclasses
-
-    layer = dataclasses.replace(shape, layers=1, vocab=256, context=2 * PROBE_CONTEXT, value_embeddings=False)
+    layer = replace(shape, layers=1, vocab=256, context=2 * PROBE_CONTEXT, value_embeddings=False)
     seconds: dict[Kernels, list[float]] = {"compiled": [], "torch": []}
     for kernels, each in seconds.items():
         runner = DecoderRunner(Decoder(layer), rows=max(PROBE_ROWS), weights=weights, kernels=kernels)

@@ -83,7 +83,7 @@ def test_logits_are_the_decoders(family: str, kind: str, weights: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_chunks_of_any_sequences_give_the_decoders_logits(kind: str, data: st.DataObject):
     """Up to six sequences of random lengths, cut at random, each asking for random logits."""
     family = data.draw(st.sampled_from(["gpt2", "mistral", "modern"]))
