@@ -186,7 +186,7 @@ async def queue(up: Up) -> dict[str, Any]:
 
 
 async def gateway(up: Up, home: Path, pairs: int = 300) -> tuple[float, float]:
-    """Median milliseconds of one small request: through HTTP with its bill, and to an engine of the same model directly."""
+    """Median milliseconds of one small request: through HTTP with its bill, and to an engine of the model directly."""
     with open_platform(read_settings(home=home)) as platform:
         host = Host(platform, Options(folder="", weights="fp32", threads=1))
         owner = platform.people.caller()
@@ -293,9 +293,8 @@ def main() -> None:
                 print(line, flush=True)
             if "gateway" in parts:
                 http_ms, direct_ms = asyncio.run(gateway(up, home))
-                print(
-                    f"gateway: {http_ms:.2f} ms through HTTP, {direct_ms:.2f} ms direct, {http_ms - direct_ms:.2f} ms more"
-                )
+                more = http_ms - direct_ms
+                print(f"gateway: {http_ms:.2f} ms through HTTP, {direct_ms:.2f} ms direct, {more:.2f} ms more")
             if "gap" in parts:
                 for _ in range(words.rounds):
                     before, after, first = asyncio.run(gap(up))

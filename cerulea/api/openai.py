@@ -8,6 +8,7 @@ Not here: conversations (`openai_chat`), the story (`flows.complete`).
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import dataclasses
 import hashlib
@@ -165,13 +166,13 @@ def _packed(vector: list[float]) -> str:
 @router.get("/v1/models", response_model=out.ModelItems)
 async def list_models(caller: Uses, gateway: Through) -> Any:
     """Models that can be asked for."""
-    return {"object": "list", "data": [_item(offer) for offer in gateway.host.models(caller)]}
+    return {"object": "list", "data": [_item(offer) for offer in await asyncio.to_thread(gateway.host.models, caller)]}
 
 
 @router.get("/v1/models/{model}", response_model=out.ModelItem)
 async def show_model(model: ModelPath, caller: Uses, gateway: Through) -> Any:
     """One of them: `brook@3`; `brook`, its newest version; `brook:prod`, what an alias names."""
-    offers = gateway.host.models(caller)
+    offers = await asyncio.to_thread(gateway.host.models, caller)
     for offer in reversed(offers):
         name = offer.label.partition("@")[0]
         if model in (offer.label, name, *(f"{name}:{alias}" for alias in offer.aliases)):

@@ -17,34 +17,31 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from cerulea.compute.launcher import PARENT, environment
 from cerulea.core.errors import CeruleaError, EngineFailed, ModelTooLarge, NotReady, QueueFull, restore
-from cerulea.core.files import read_json
 from cerulea.core.values import Usage
+from cerulea.flows.fitting import fitted, physical_memory
 from cerulea.flows.model_folders import Model, find_model, find_registered
 from cerulea.flows.platform import Platform
 from cerulea.flows.serving import Gateway, Offer
-from cerulea.nn.families import read_shape
 from cerulea.people import Caller
-from cerulea.serve.memory import footprint
 from cerulea.serve.process import Options
 from cerulea.serve.request import Delta, Request, delta_from_json
 from cerulea.serve.threads import engine_environment
 from cerulea.text.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from cerulea.serve.linear import Format
+    pass
 
 SERVED = "served"  # the alias of models that are loaded at the start and not unloaded
 COMMAND = (sys.executable, "-m", "cerulea.serve.process")
 LINE_BYTES = 256 << 20  # of one step's message: log probabilities of long prompts are large
 LOAD_WAIT_S = 20.0  # how long a request waits for its model to be loaded before it is asked to come again
-SHORTEST = 1024  # tokens of a row; a model that does not fit with so few does not fit
 STOP_S = 10.0  # until a process that was asked to end is killed
 
 
@@ -55,7 +52,7 @@ class Flow:
         self._engine, self.id = engine, request.id
         self.prompt_tokens = len(request.prompt)
         self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
-        self.ended = False
+        self.begun = False
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         while True:
@@ -76,7 +73,7 @@ class Flow:
 
     def put(self, delta: Delta) -> None:
         """A delta has come."""
-        self.ended = self.ended or bool(delta.finish)
+        self.begun = True
         self._deltas.put_nowait(delta)
 
 
@@ -142,10 +139,16 @@ class Served:
         if engine.gone:
             raise NotReady(f"The engine of {self.label} has ended and is started again.", retry_after_s=2)
         most = self._bounds.most_running + self._bounds.most_waiting
-        # A request of more choices than may wait at all is taken when nothing else is there.
+        # A request of more than may wait at all is taken when nothing else is there.
         if engine.flows and len(engine.flows) + sequences > most:
             raise QueueFull(
                 f"{len(engine.flows):,} sequences run and wait for {self.label}; the most is {most:,}.",
+                retry_after_s=self._patience(),
+            )
+        most_tokens = self._bounds.most_waiting_tokens or 64 * self.context
+        if engine.waiting_tokens and engine.waiting_tokens + prompt_tokens > most_tokens:
+            raise QueueFull(
+                f"{engine.waiting_tokens:,} prompt tokens wait for {self.label}; the most is {most_tokens:,}.",
                 retry_after_s=self._patience(),
             )
 
@@ -160,6 +163,7 @@ class Served:
         engine.used = time.monotonic()
         flow = Flow(engine, request)
         engine.flows[request.id] = flow
+        engine.waiting_tokens += flow.prompt_tokens
         engine.tell({"submit": request.as_json()})
         return flow
 
@@ -192,7 +196,7 @@ class Host:
     ) -> None:
         self.platform, self.command, self.load_wait_s = platform, command, load_wait_s
         self.options = options or Options(folder="")
-        self.memory_bytes = memory_bytes or _physical_memory() * 6 // 10
+        self.memory_bytes = memory_bytes or physical_memory() * 6 // 10
         self._plan = plan or fitted
         self._engines: dict[str, _Engine] = {}
         self._served: dict[str, Served] = {}
@@ -356,6 +360,8 @@ class Host:
                 delta = delta_from_json(values)
                 flow = engine.flows.pop(delta.id, None) if delta.finish else engine.flows.get(delta.id)
                 if flow is not None:
+                    if not flow.begun:
+                        engine.waiting_tokens -= flow.prompt_tokens
                     flow.put(delta)
 
     def _bury(self, engine: _Engine) -> None:
@@ -416,30 +422,3 @@ def gateway_of(platform: Platform, *, load_wait_s: float = LOAD_WAIT_S) -> Gatew
     )
     memory_bytes = settings.serve_memory_gb * 10**9
     return Gateway(platform=platform, host=Host(platform, options, memory_bytes=memory_bytes, load_wait_s=load_wait_s))
-
-
-def fitted(folder: Path, options: Options, most_bytes: int) -> tuple[Options, int]:
-    """Options with which a model fits, and the bytes that it needs with them: first fewer cached prefixes, then fewer
-    sequences at a time, then shorter ones. The last try is given back where none fits.
-
-    Raises:
-        Invalid, Failed: the folder is no model's.
-    """
-    shape = read_shape(dict(read_json(folder / "config.json")))
-    weights = cast("Format", "fp32" if options.weights == "auto" else options.weights)
-    length = min(options.max_len or shape.context, shape.context)
-    tries = [options, replace(options, cached_rows=0), replace(options, cached_rows=0, most_running=4, spare_rows=0)]
-    while length > SHORTEST:
-        length = max(SHORTEST, length // 2)
-        tries.append(replace(tries[-1], max_len=length))
-    found, need = options, 0
-    for found in tries:
-        rows = found.most_running + found.spare_rows + found.cached_rows
-        need = footprint(shape, weights=weights, rows=rows, max_len=found.max_len).peak
-        if need <= most_bytes:
-            break
-    return found, need
-
-
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

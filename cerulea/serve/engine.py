@@ -12,6 +12,7 @@ Not here: text, money, processes (`process`), who runs next (`scheduler`), rows 
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -140,6 +141,7 @@ class Engine:
         most_running: sequences that run at a time; the rest of the rows keep prefixes.
         most_waiting: requests that may wait beside them.
         most_waiting_tokens: prompt tokens that may wait, by default 64 contexts.
+        most_wait_s: seconds that a request may wait; then it is refused, for whoever asked has given up.
     """
 
     def __init__(
@@ -150,12 +152,13 @@ class Engine:
         most_running: int = 16,
         most_waiting: int = 256,
         most_waiting_tokens: int | None = None,
+        most_wait_s: float = 120.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner, self.picker, self.clock = runner, picker, clock
         self.rows = Rows(runner.rows, runner.copy, runner.release)
         self.scheduler: Scheduler[Sequence] = Scheduler(min(most_running, runner.rows))
-        self.most_waiting = most_waiting
+        self.most_waiting, self.most_wait_s = most_waiting, most_wait_s
         self.most_waiting_tokens = most_waiting_tokens or 64 * runner.context
         self._waiting_tokens = 0
         self._by_id: dict[str, Sequence] = {}
@@ -230,6 +233,7 @@ class Engine:
     def step(self) -> list[Delta]:
         """Start who may start, compute one step, and say what it brought."""
         deltas, self._ended = self._ended, []
+        self._give_up(deltas)
         self._start()
         plan = self.scheduler.plan(self._running)
         if not plan:
@@ -254,6 +258,16 @@ class Engine:
         self._steps += 1
         self._step_ms = took
         return deltas
+
+    def _give_up(self, deltas: list[Delta]) -> None:
+        """Refuse what has waited too long."""
+        before = self.clock() - self.most_wait_s
+        while late := [one for one in self.scheduler.oldest() if one.came_at < before]:
+            for one in late:
+                self.scheduler.drop(one)
+                self._waiting_tokens -= len(one.request.prompt)
+                full = QueueFull(f"The request waited {self.most_wait_s:.0f} s for its turn.", retry_after_s=10)
+                deltas.append(self._end(one, "error", detail=json.dumps(full.as_json())))
 
     def _start(self) -> None:
         while (one := self.scheduler.next(self._running, self.rows.free)) is not None:

@@ -20,6 +20,8 @@ from cerulea.serve.process import Options
 from cerulea.serve.runner import DecoderRunner
 from cerulea.text.tokenizer import load_tokenizer
 
+MOST_WAITING = 1 << 16
+
 
 def make_engine(options: Options) -> tuple[Engine, dict[str, Any]]:
     """The engine of a folder.
@@ -40,7 +42,10 @@ def make_engine(options: Options) -> tuple[Engine, dict[str, Any]]:
         runner,
         SamplerPicker(load_tokenizer(folder), runner.vocab),
         most_running=options.most_running,
-        most_waiting=options.most_waiting,
+        # Who started this process bounds what waits, and refuses it sooner; a batch of prompts may be larger.
+        most_waiting=MOST_WAITING,
+        most_waiting_tokens=MOST_WAITING * runner.context,
+        most_wait_s=options.most_wait_s,
     )
     return engine, {
         "context": runner.context,

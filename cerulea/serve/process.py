@@ -36,7 +36,9 @@ class Options:
     most_running: int = 16
     spare_rows: int = 2  # beyond those, for teams with nothing running
     cached_rows: int = 14  # and beyond those, for cached prefixes
-    most_waiting: int = 256
+    most_waiting: int = 256  # sequences, beside those that run
+    most_waiting_tokens: int = 0  # of their prompts; 0 takes 64 contexts
+    most_wait_s: float = 120.0
     max_len: int = 0  # tokens of a row; 0 takes the model's context
     threads: int = 0  # 0 takes every core
     device: str = "auto"

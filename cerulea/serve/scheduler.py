@@ -105,6 +105,10 @@ class Scheduler(Generic[S]):
         self._lines[team].append(sequence)
         self.waiting += 1
 
+    def oldest(self) -> list[S]:
+        """The first of each line."""
+        return [line[0] for line in self._lines.values()]
+
     def drop(self, sequence: S) -> bool:
         """It waits no more; whether it did."""
         line = self._lines.get(sequence.team)

@@ -238,6 +238,24 @@ def test_tokens_that_wait_are_bounded_too():
     assert len(finish(one)["b"]) == 8
 
 
+def test_what_waits_too_long_is_refused():
+    now = [0.0]
+    one = Engine(ToyRunner(1), Likeliest(), most_wait_s=5.0, clock=lambda: now[0])
+    one.submit(request("a", max_tokens=40))
+    one.step()
+    one.submit(request("b"))
+    one.submit(request("c"))
+    now[0] = 4.0
+    one.submit(request("d"))
+    now[0] = 6.0
+
+    refused = [delta for delta in one.step() if delta.finish == "error"]
+
+    assert [delta.id for delta in refused] == ["b", "c"]
+    assert "E-BUSY-003" in refused[0].detail and refused[0].usage == Usage()
+    assert len(tokens(finish(one)["d"])) == 8
+
+
 def test_values_cross_a_pipe_unchanged():
     asked = request("a", logit_bias=((3, 1.5),), stop_ids=(1, 2), logprobs=3)
     assert request_from_json(asked.as_json()) == asked
