@@ -16,6 +16,7 @@ from cerulea.nn.weights import load_decoder
 from cerulea.serve.engine import Engine
 from cerulea.serve.linear import Format
 from cerulea.serve.picker import SamplerPicker
+from cerulea.serve.plan import Chunk
 from cerulea.serve.process import Options
 from cerulea.serve.runner import DecoderRunner
 from cerulea.text.tokenizer import load_tokenizer
@@ -38,6 +39,8 @@ def make_engine(options: Options) -> tuple[Engine, dict[str, Any]]:
         raise Invalid(f"There is no format {weights!r} of weights.", fix=f"Use {', '.join(get_args(Format))}.")
     rows = options.most_running + options.spare_rows + options.cached_rows
     runner = DecoderRunner(decoder, rows=rows, max_len=options.max_len, weights=cast(Format, weights), device=device)
+    runner.run([Chunk(0, 0, (0,))])  # whatever is made at the first step is made before anybody waits for it
+    runner.release(0)
     engine = Engine(
         runner,
         SamplerPicker(load_tokenizer(folder), runner.vocab),
