@@ -269,12 +269,19 @@ def main() -> None:
         tokenizer.save(folder)
         with open_platform(read_settings(home=home)) as platform:
             import_model(platform, folder, "bench")
+            platform.registry.alias("bench", "served", 1, "owner")
             if "gateway" in parts:
                 import_model(platform, folder_of_gpt2(Path(root) / "small", SMALL), "small")
         environment = {"CERULEA_SERVE_WEIGHTS": words.weights, "OMP_NUM_THREADS": "2", "CERULEA_THREADS": "2"}
         environment["CERULEA_SERVE_QUEUE"] = "64" if "queue" in parts else "256"
         with Up(home, workers=0, environment=environment) as up:
-            asyncio.run(speed(up))  # loads, compiles; not counted
+            headers = {"Authorization": f"Bearer {up.key}"}
+            models = f"{up.url}/v1/models"
+            up.wait_for(
+                lambda: any(m["loaded"] for m in httpx.get(models, headers=headers, trust_env=False).json()["data"]),
+                "the model to be loaded",
+            )
+            asyncio.run(speed(up))  # not counted
             asyncio.run(many(up))
             dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(words.weights)
             peer = Peer(folder, dtype) if words.peer and dtype is not None else None

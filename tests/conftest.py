@@ -66,6 +66,7 @@ width = 32
 heads = 2
 context = 32
 [train]
+precision = "fp32"
 steps = 12
 batch_tokens = 256
 eval_steps = 6

@@ -35,6 +35,7 @@ width = 64
 heads = 2
 context = 32
 [train]
+precision = "fp32"
 steps = {steps}
 batch_tokens = 512
 dropout = 0.1
