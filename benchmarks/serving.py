@@ -39,7 +39,7 @@ from cerulea.serve.request import Request, SamplingParams
 from cerulea.text.tokenizer import gpt2_tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.running import Up
+from tests.running import Up, is_loaded
 from tests.serve.test_parity import SMALL, folder_of_gpt2
 
 TOKENS = 128
@@ -275,12 +275,7 @@ def main() -> None:
         environment = {"CERULEA_SERVE_WEIGHTS": words.weights, "OMP_NUM_THREADS": "2", "CERULEA_THREADS": "2"}
         environment["CERULEA_SERVE_QUEUE"] = "64" if "queue" in parts else "256"
         with Up(home, workers=0, environment=environment) as up:
-            headers = {"Authorization": f"Bearer {up.key}"}
-            models = f"{up.url}/v1/models"
-            up.wait_for(
-                lambda: any(m["loaded"] for m in httpx.get(models, headers=headers, trust_env=False).json()["data"]),
-                "the model to be loaded",
-            )
+            up.wait_for(lambda: is_loaded(up), "the model to be loaded")
             asyncio.run(speed(up))  # not counted
             asyncio.run(many(up))
             dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(words.weights)

@@ -174,6 +174,12 @@ class Up:
         return None
 
 
+def is_loaded(up: Up) -> bool:
+    """Whether a model of the platform is loaded."""
+    answer = httpx.get(f"{up.url}/v1/models", headers={"Authorization": f"Bearer {up.key}"}, trust_env=False)
+    return any(model["loaded"] for model in answer.json()["data"])
+
+
 def descendants(pid: int) -> list[int]:
     """Children of a process, and theirs."""
     found = []

@@ -191,6 +191,15 @@ class ToyHost:
     def models(self, caller: Caller) -> list[Offer]:
         return [Offer(label=label, team="home", aliases=("served",), context=CONTEXT) for label in self.served]
 
+    def loaded(self) -> list[tuple[str, dict[str, Any]]]:
+        return [(label, {}) for label in self.served]
+
+    async def preload(self) -> list[str]:
+        return []
+
+    async def close(self) -> None:
+        return None
+
     def script_of(self, request: Request) -> list[int] | None:
         text = self.tokenizer.library.decode(list(request.prompt), skip_special_tokens=False)
         for ending, script in self.scripts.items():

@@ -13,7 +13,7 @@ from cerulea.core.settings import Settings
 from cerulea.flows.models import import_model
 from cerulea.flows.platform import open_platform
 from tests.conftest import ROOT
-from tests.running import Up
+from tests.running import Up, is_loaded
 from tests.serve.test_parity import SMALL, folder_of_gpt2
 
 
@@ -23,8 +23,10 @@ def test_lm_eval_gets_the_scores_of_its_own_model(tmp_path: Path):
     folder = folder_of_gpt2(tmp_path / "gpt2", SMALL)
     with open_platform(Settings(home=tmp_path / "home")) as platform:
         import_model(platform, folder, "judged")
+        platform.registry.alias("judged", "served", 1, "owner")
 
     with Up(tmp_path / "home", workers=0, environment={"CERULEA_SERVE_WEIGHTS": "fp32"}) as up:
+        up.wait_for(lambda: is_loaded(up), "the model to be loaded")
         words = [sys.executable, "-W", "ignore", ROOT / "tests/api/lm_eval_judge.py", up.url, up.key, "judged", folder]
         done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300)
 

@@ -208,7 +208,7 @@ def test_help_is_no_failure(cerulea: Cerulea):
         (["train", "tiny", "--set", "model.context=0"], 2, "model.context is 0"),
         (["train", "tiny", "--set", "train.beta2=1.5"], 2, "train.beta2 is 1.5"),
         (["doctor", "--home", "/proc/none"], 1, "E-FILE-001"),
-        (["sample", "x", "--top-p", "0"], 2, "top_p is 0.0"),
+        (["sample", "x", "--top-p", "2"], 2, "top_p: Input should be less than or equal to 1"),
         (["sample"], 2, "See: cerulea sample --help"),
         (["train"], 2, "Missing argument 'RECIPE'.\n  See: cerulea train --help"),
         (["models", "--bogus"], 2, "See: cerulea models --help"),
@@ -234,7 +234,7 @@ def test_a_prompt_longer_than_the_context_is_refused(trained: tuple):
 
     error = home.run("sample", "brook", "--prompt", "boat " * 100, code=2).stderr
 
-    assert "E-PROMPT-001" in error and "this model's context is 32" in error
+    assert "E-PROMPT-001" in error and "maximum context length is 32" in error
 
 
 def test_a_folder_that_cannot_be_a_model_is_refused(trained: tuple, tmp_path: Path):
