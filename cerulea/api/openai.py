@@ -269,6 +269,8 @@ async def sampling_of(
                 Invalid(f"logit_bias {token}: {value} cannot be.", why=f"Ids are below {served.vocab:,}, values ±100."),
                 "logit_bias",
             )
+    if any(token >= served.vocab for token in body.stop_token_ids or ()):
+        raise About(Invalid(f"stop_token_ids are below {served.vocab:,}."), "stop_token_ids")
     stops = {*(body.stop_token_ids or ()), *(() if body.ignore_eos else (served.tokenizer.end_of_text, *more_stops))}
     with about("response_format"):
         grammar = grammar_of(body.response_format.model_dump(by_alias=True) if body.response_format else None)

@@ -55,8 +55,8 @@ def serve(settings: Settings, host: str, port: int) -> None:
             self.loading = asyncio.create_task(gateway.preload(say))
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            if gateway.draining and self.stops_at:  # asked twice
-                super().handle_exit(sig, frame)
+            if self.stops_at:  # asked twice
+                self.should_exit = True
             gateway.draining = True
             self.stops_at = time.monotonic() + settings.serve_grace_s
 

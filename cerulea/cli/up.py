@@ -226,7 +226,7 @@ class _Tree:
             if part.process.poll() is None:
                 part.process.terminate()
                 try:
-                    part.process.wait(timeout=STOP_S)
+                    part.process.wait(timeout=max(STOP_S, self.settings.serve_grace_s + 45.0))
                 except subprocess.TimeoutExpired:
                     part.process.kill()
                     part.process.wait()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from cerulea.flows.once import check_key
 from cerulea.flows.platform import Platform
 from cerulea.flows.serving import Gateway
 from cerulea.store.database import Tx
+
+log = logging.getLogger("cerulea.serving")
 
 BEAT_S = 5.0  # how often who works says so
 DEAD_MS = 20_000  # a claim without a beat for so long is a dead process's
@@ -88,7 +91,10 @@ async def _work_once(platform: Platform, scope: str, key: str, fingerprint: str,
 async def _beat(platform: Platform, scope: str, key: str, claim: str) -> None:
     while True:
         await asyncio.sleep(BEAT_S)
-        await asyncio.to_thread(_touch, platform, scope, key, claim)
+        try:
+            await asyncio.to_thread(_touch, platform, scope, key, claim)
+        except Exception:  # the claim stands a while longer: there is a next time
+            log.exception("a claim was not renewed")
 
 
 # -- the table; status 0 is a claim, whose response is the name of who works -----------------------------

@@ -31,6 +31,7 @@ from cerulea.text.stream import Pieces, TextStream, text_of
 LEASE = 64  # completion tokens of one sequence that are paid for at a time
 LOW = 32  # with so many left, the next lease is asked for
 MOST_SEQUENCES = 4096  # of one request
+MOST_READ_ALONE = 8  # texts of one prompt that each read it
 RENEW_S = 30.0  # how often a bill is told that its request still runs
 LAST_WORD_S = 10.0  # how long an engine may take to say what an aborted sequence used
 
@@ -102,11 +103,16 @@ class Completion:
             device += sum(one.usage.device_ms for one in group if one.usage)
         return Usage(prompt_tokens=read, completion_tokens=written, device_ms=device)
 
-    def abort(self) -> None:
-        """Stop every sequence; what was written until then is settled."""
+    def abort(self, error: CeruleaError | None = None) -> None:
+        """Stop every sequence; what was written until then is settled.
+
+        Args:
+            error: what the request fails of then; without one its texts end where they are.
+        """
         running = [one for one in self.sequences if not one.over]
         if not running or self._aborted:
             return
+        self.error = self.error or error
         self._aborted = True
         for one in running:
             one.flow.abort()
@@ -170,7 +176,9 @@ class Completion:
             await asyncio.wait([self._lender])
         groups = range(0, len(self.sequences), self.ask.best_of)
         # Others of one prompt find what the first one left in the cache, so that the least is what was there before.
-        self.cached_tokens = sum(min(one.cached for one in self.sequences[i : i + self.ask.best_of]) for i in groups)
+        read = [[one for one in self.sequences[i : i + self.ask.best_of] if one.usage] for i in groups]
+        begun = [[one.cached for one in group if one.usage and one.usage.prompt_tokens] for group in read]
+        self.cached_tokens = sum(min(cached, default=0) for cached in begun)
         reasons = {one.finish for one in self.sequences}
         finish = "error" if self.error else "abort" if self._aborted else "stop" if "stop" in reasons else "length"
         try:
@@ -342,6 +350,13 @@ async def begin(gateway: Gateway, caller: Caller, served: Served, ask: Ask) -> C
         QueueFull, NotReady, GrammarInvalid: see `Served.submit`; nothing is charged then.
     """
     most = [_room(served, ask, prompt) for prompt in ask.prompts for _ in range(ask.best_of)]
+    alone = not ask.share_prefix or ask.sampling.prompt_logprobs >= 0
+    if alone and ask.best_of > MOST_READ_ALONE:
+        raise Invalid(
+            f"{ask.best_of} texts of a prompt that is not shared are asked for.",
+            why="Without share_prefix, and with echo and logprobs, each text reads the whole prompt again.",
+            fix=f"Ask for at most {MOST_READ_ALONE} at once.",
+        )
     if not 0 < len(most) <= MOST_SEQUENCES:
         raise Invalid(
             f"{len(most):,} texts are asked for.",
@@ -349,7 +364,7 @@ async def begin(gateway: Gateway, caller: Caller, served: Served, ask: Ask) -> C
         )
     prompt_tokens = sum(len(prompt.ids) for prompt in ask.prompts)
     if isinstance(served, Admits):
-        served.admit(len(most), prompt_tokens)
+        served.admit(len(most), prompt_tokens * ask.best_of)
     longest = max(most)
     bill = await gateway.open_bill(
         gateway.platform,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import sys
 import time
@@ -24,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 from cerulea.compute.launcher import PARENT, environment
 from cerulea.core.errors import CeruleaError, EngineFailed, ModelTooLarge, NotReady, QueueFull, restore
-from cerulea.core.values import Usage
 from cerulea.flows.fitting import fitted, physical_memory
 from cerulea.flows.model_folders import Model, find_model, find_registered
 from cerulea.flows.platform import Platform
@@ -38,10 +38,13 @@ from cerulea.text.tokenizer import Tokenizer, load_tokenizer
 if TYPE_CHECKING:
     pass
 
+log = logging.getLogger("cerulea.serving")
+
 SERVED = "served"  # the alias of models that are loaded at the start and not unloaded
 COMMAND = (sys.executable, "-m", "cerulea.serve.process")
 LINE_BYTES = 256 << 20  # of one step's message: log probabilities of long prompts are large
 LOAD_WAIT_S = 20.0  # how long a request waits for its model to be loaded before it is asked to come again
+AGAIN_S = 2.0  # before a model that is to stay loaded is started again
 STOP_S = 10.0  # until a process that was asked to end is killed
 
 
@@ -85,6 +88,7 @@ class _Engine:
     options: Options
     need_bytes: int
     pinned: bool = False
+    served: Served | None = None
     process: asyncio.subprocess.Process | None = None
     ready: asyncio.Future[dict[str, Any]] | None = None
     flows: dict[str, Flow] = field(default_factory=dict)
@@ -129,7 +133,7 @@ class Served:
         return load_template(self.folder)
 
     def admit(self, sequences: int, prompt_tokens: int) -> None:
-        """Nothing where so much more would be taken now.
+        """Nothing where so much more would be taken now; asked once for each request, whatever it consists of.
 
         Raises:
             QueueFull: too much waits already.
@@ -156,10 +160,11 @@ class Served:
         """Hand a request to the engine.
 
         Raises:
-            QueueFull, NotReady: as `admit`.
+            NotReady: its process has ended.
         """
-        self.admit(1, len(request.prompt))
         engine = self._engine
+        if engine.gone:
+            raise NotReady(f"The engine of {self.label} has ended and is started again.", retry_after_s=2)
         engine.used = time.monotonic()
         flow = Flow(engine, request)
         engine.flows[request.id] = flow
@@ -225,7 +230,9 @@ class Host:
             await asyncio.wait_for(asyncio.shield(engine.ready), self.load_wait_s)
         except TimeoutError:
             raise NotReady(f"{model.label} is being loaded.", retry_after_s=5) from None
-        return self._served[model.label]
+        if engine.served is None or engine.gone:
+            raise NotReady(f"{model.label} was unloaded for another model.", retry_after_s=2)
+        return engine.served
 
     def models(self, caller: Caller) -> list[Offer]:
         """What the caller may ask for: every version that is not retired, and the aliases that name it."""
@@ -258,7 +265,7 @@ class Host:
                 engine.pinned = True
                 assert engine.ready is not None
                 await asyncio.shield(engine.ready)
-            except CeruleaError as error:
+            except Exception as error:  # one model's trouble is not another one's
                 troubles.append(f"{label}: {error}")
         return troubles
 
@@ -320,6 +327,7 @@ class Host:
                     retry_after_s=10,
                 )
             engine = self._engines.pop(min(idle)[1])
+            engine.gone = True  # whoever has opened it already is asked to come again
             self._served.pop(engine.model.label, None)
             self._keep(self._stop(engine))
 
@@ -341,6 +349,7 @@ class Host:
             while line := await process.stdout.readline():
                 self._hear(engine, json.loads(line))
         except Exception as error:
+            log.exception("the engine of %s", engine.model.label)
             if not engine.ready.done():
                 engine.ready.set_exception(EngineFailed(f"The engine could not be started: {error}."))
         finally:
@@ -350,7 +359,7 @@ class Host:
     def _hear(self, engine: _Engine, message: dict[str, Any]) -> None:
         assert engine.ready is not None
         if "ready" in message:
-            self._served[engine.model.label] = Served(engine, message["ready"], engine.options)
+            engine.served = self._served[engine.model.label] = Served(engine, message["ready"], engine.options)
             engine.ready.set_result(message["ready"])
         elif "failed" in message:
             engine.ready.set_exception(restore(message["failed"]))
@@ -375,8 +384,10 @@ class Host:
         if not engine.ready.done():
             engine.ready.set_exception(EngineFailed(f"The engine of {label} ended while it was being started."))
         for flow in engine.flows.values():
-            flow.put(Delta(id=flow.id, finish="error", detail=f"The engine of {label} has ended.", usage=Usage()))
+            flow.put(Delta(id=flow.id, finish="error", detail=f"The engine of {label} has ended."))
         engine.flows.clear()
+        if engine.pinned and engine.served is not None and not self.draining:
+            self._keep(self._start_again(engine.model))  # it was loaded before: it is not its folder's fault
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Let something go on; the loop itself holds tasks weakly."""
@@ -384,6 +395,13 @@ class Host:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    async def _start_again(self, model: Model) -> None:
+        """A model that is to stay loaded has lost its process."""
+        await asyncio.sleep(AGAIN_S)
+        if not self.draining:
+            with contextlib.suppress(CeruleaError):
+                self._engine(model).pinned = True
 
     async def _stop(self, engine: _Engine) -> None:
         await _end(engine.process)

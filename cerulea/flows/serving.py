@@ -286,9 +286,9 @@ class Gateway:
             say(trouble)
 
     def abort(self) -> None:
-        """Stop everything that runs."""
+        """Stop everything that runs, and say that it was not finished."""
         for completion in list(self.running.values()):
-            completion.abort()
+            completion.abort(NotReady("This server stops; the text was not finished.", retry_after_s=10))
 
     async def close(self) -> None:
         """Stop what runs, settle it, and end every model."""

@@ -165,6 +165,7 @@ class Engine:
         self._running: list[Sequence] = []
         self._ended: list[Delta] = []  # since the last step
         self._read = self._written = self._steps = 0
+        self.failures = 0  # steps that failed one after the other
         self._step_ms = 0.0
 
     @property
@@ -216,7 +217,8 @@ class Engine:
             sequence.leased = tokens
             return
         sequence.last_lease = True
-        if sequence.written >= sequence.leased and sequence.row >= 0:
+        if sequence.written >= sequence.leased:
+            self._leave_line(sequence)
             self._ended.append(self._end(sequence, "length", detail="lease"))
 
     def abort(self, request_id: str) -> None:
@@ -224,9 +226,12 @@ class Engine:
         sequence = self._by_id.get(request_id)
         if sequence is None:
             return
+        self._leave_line(sequence)
+        self._ended.append(self._end(sequence, "abort"))
+
+    def _leave_line(self, sequence: Sequence) -> None:
         if self.scheduler.drop(sequence):
             self._waiting_tokens -= len(sequence.request.prompt)
-        self._ended.append(self._end(sequence, "abort"))
 
     # -- a step ------------------------------------------------------------------------------------
 
@@ -251,8 +256,11 @@ class Engine:
                     self._continue(part, deterministic, deltas)
             except Exception as error:
                 log.exception("a step failed")
+                self.failures += 1
                 failure = error if isinstance(error, CeruleaError) else _failed(error)
                 deltas += [self._end(one, "error", detail=str(failure)) for one, _ in part if one.row >= 0]
+            else:
+                self.failures = 0
         took = 1000 * (self.clock() - began)
         self.scheduler.costs.note(sum(n == 1 for _, n in plan), sum(n for _, n in plan if n > 1), took)
         self._steps += 1
@@ -264,19 +272,20 @@ class Engine:
         before = self.clock() - self.most_wait_s
         while late := [one for one in self.scheduler.oldest() if one.came_at < before]:
             for one in late:
-                self.scheduler.drop(one)
-                self._waiting_tokens -= len(one.request.prompt)
+                self._leave_line(one)
                 full = QueueFull(f"The request waited {self.most_wait_s:.0f} s for its turn.", retry_after_s=10)
                 deltas.append(self._end(one, "error", detail=json.dumps(full.as_json())))
 
     def _start(self) -> None:
-        while (one := self.scheduler.next(self._running, self.rows.free)) is not None:
+        later: set[str] = set()  # teams whose next one begins like one that is being read
+        while (one := self.scheduler.next(self._running, self.rows.free, later)) is not None:
             request = one.request
             # Logits of the whole prompt, and a mean over all of it, need all of it computed.
             share = request.share_prefix and request.sampling.prompt_logprobs < 0 and not request.embed
             if share and self._is_being_read(request):
                 self.scheduler.put_back(one)
-                return
+                later.add(one.team)
+                continue
             self._waiting_tokens -= len(request.prompt)
             scope = (request.team, request.sampling.deterministic)
             one.row, one.cached = self.rows.take(scope, request.prompt, share=share)

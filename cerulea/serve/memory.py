@@ -16,7 +16,7 @@ from cerulea.nn.shape import DecoderShape
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 STATE_BYTES = {"fp32": 4, "bf16": 2, "int8": 2}  # of keys, values and embedding tables
 RUNTIME_BYTES = 400 << 20  # Python, torch and Numba themselves
-STEP_TOKENS = 64  # of one step, as a scheduler plans them on a CPU
+STEP_TOKENS = 512  # of one step at most, as a scheduler plans them; all their logits may be asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,6 @@ def footprint(
     return Footprint(
         weights=matrices + tables * STATE_BYTES[weights] + vectors,
         kv=rows * (2 * shape.layers * kv_width * length * STATE_BYTES[weights] + 4096),
-        scratch=4 * (STEP_TOKENS * wide + 2 * rows * shape.vocab),
+        scratch=4 * (STEP_TOKENS * (wide + shape.vocab) + 2 * rows * shape.vocab),
         packing=2 * 4 * shape.parameters(),
     )

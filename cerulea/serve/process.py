@@ -25,6 +25,7 @@ from cerulea.serve.engine import Engine
 from cerulea.serve.request import Delta, request_from_json
 
 READ_BYTES = 1 << 20
+MOST_FAILURES = 5  # steps in a row, after which the process ends: a device that failed once may fail for ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ class Inbox:
 def run(engine: Engine, inbox: Inbox, say: Callable[[dict[str, Any]], None]) -> None:
     """Step until the input ends."""
     said = 0.0
-    while inbox.open:
+    while inbox.open and engine.failures < MOST_FAILURES:
         idle = engine.idle
         refused = [delta for message in inbox.messages(None if idle else 0.0) for delta in _take(engine, message)]
         deltas = refused + engine.step()

@@ -191,7 +191,7 @@ def _edit(logits_V: Tensor, row: Row) -> None:
         forbidden = torch.from_numpy(~row.allowed[:size]).to(logits_V.device)
         logits_V[:size].masked_fill_(forbidden, -torch.inf)
     if row.position < sampling.least_tokens and sampling.stop_ids and not _must_end(row):
-        logits_V[list(sampling.stop_ids)] = -torch.inf
+        logits_V[[i for i in sampling.stop_ids if i < len(logits_V)]] = -torch.inf
     ids, counts = row.seen
     if len(ids):
         at = torch.from_numpy(ids).to(logits_V.device)

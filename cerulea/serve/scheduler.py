@@ -14,7 +14,7 @@ Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tok
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -97,6 +97,8 @@ class Scheduler(Generic[S]):
         """A sequence waits from now on."""
         team = sequence.team
         if team not in self._lines:
+            if not self._lines and not any(True for _ in running):
+                self._served.clear()  # nobody waits or runs: all begin alike
             active = {*self._lines, *(one.team for one in running)} - {team}
             # Who was away has no claim on what was served meanwhile.
             floor = min((self._served[one] for one in active if one in self._served), default=0)
@@ -118,20 +120,24 @@ class Scheduler(Generic[S]):
         self._gone(sequence.team)
         return True
 
-    def next(self, running: list[S], free_rows: int) -> S | None:
-        """Take the sequence that starts next out of its line; None where nobody may start."""
+    def next(self, running: list[S], free_rows: int, later: Collection[str] = ()) -> S | None:
+        """Take the sequence that starts next out of its line; None where nobody may start.
+
+        Args:
+            later: teams that are passed over.
+        """
         if not free_rows or not self.waiting:
             return None
         busy = {one.team for one in running}
         if len(running) >= self.most_running:
             if len(running) >= self.most_running + SPARE_ROWS:
                 return None
-            teams = [team for team in self._lines if team not in busy]
+            teams = [team for team in self._lines if team not in busy and team not in later]
         else:
-            teams = list(self._lines)
+            teams = [team for team in self._lines if team not in later]
         if not teams:
             return None
-        team = min(teams, key=lambda one: self._served[one])
+        team = min(teams, key=lambda one: self._served.get(one, 0))
         sequence = self._lines[team].popleft()
         self._gone(team)
         return sequence
@@ -164,6 +170,3 @@ class Scheduler(Generic[S]):
         self.waiting -= 1
         if not self._lines[team]:
             del self._lines[team]
-        if not self.waiting and len(self._served) > 1000:
-            # Nobody waits: who comes next begins at the floor anyway.
-            self._served.clear()

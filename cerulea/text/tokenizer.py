@@ -29,6 +29,7 @@ SPECIALS = (END_OF_TEXT, *CHAT_TOKENS)
 KINDS = ("bytes", "bpe", "gpt2", "hf")
 # End-of-text under the names that known families give it, best first.
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
+LONGEST_CACHED = 64  # characters of a chunk that is kept; longer ones seldom come again and would fill the memory
 CACHED_CHUNKS = 2_000_000  # words kept with their ids; beyond that the cache starts anew
 
 # Unicode's White_Space, which is what the library's \s means; Python's differs in U+001C to U+001F.
@@ -101,7 +102,11 @@ class Tokenizer:
         chunks_of = [_CHUNK.findall(text) for text in texts]
         if len(self._cache) > CACHED_CHUNKS:
             self._cache.clear()
-        self._learn(set().union(*chunks_of).difference(self._cache))
+        fresh = set().union(*chunks_of).difference(self._cache)
+        rare = {chunk: self._encode_alone(chunk) for chunk in fresh if len(chunk) > LONGEST_CACHED}
+        self._learn(fresh.difference(rare))
+        if rare:
+            return [b"".join(rare.get(chunk) or self._cache[chunk] for chunk in chunks) for chunks in chunks_of]
         return [b"".join(map(self._cache.__getitem__, chunks)) for chunks in chunks_of]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -132,6 +137,9 @@ class Tokenizer:
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
+    def _encode_alone(self, chunk: str) -> bytes:
+        return np.array(self.library.encode(chunk, add_special_tokens=False).ids, self.dtype).tobytes()
+
     def _learn(self, chunks: set[str]) -> None:
         """Put the ids of new chunks into the cache, most of them through one long text.
 
@@ -141,8 +149,7 @@ class Tokenizer:
         words = [chunk for chunk in chunks if not chunk[-1].isspace() and chunk.isprintable()]
         rest = chunks.difference(words)
         for chunk in rest:
-            alone = self.library.encode(chunk, add_special_tokens=False).ids
-            self._cache[chunk] = np.array(alone, self.dtype).tobytes()
+            self._cache[chunk] = self._encode_alone(chunk)
         size = 4096
         groups = [words[i : i + size] for i in range(0, len(words), size)]
         joined = ["\n" + "\n".join(group) for group in groups]

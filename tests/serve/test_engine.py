@@ -102,6 +102,61 @@ def test_the_same_lease_again_is_the_last_one(stalled: bool):
     assert one.rows.running == 0
 
 
+def test_what_waits_without_a_lease_ends_when_there_will_be_none():
+    one = engine(rows=1)
+    one.submit(request("a", max_tokens=30))
+    one.submit(request("b", leased=0))
+    one.step()
+
+    one.lease("b", 0)
+
+    (last,) = [delta for delta in one.step() if delta.id == "b"]
+    assert (last.finish, last.detail, last.usage) == ("length", "lease", Usage())
+    assert one.scheduler.waiting == 0
+    assert len(tokens(finish(one)["a"])) == 28
+
+
+def test_without_a_lease_a_prompt_is_read_and_nothing_is_written():
+    one = engine()
+    one.submit(request("a", leased=0))
+    assert finish(one) == {}
+
+    one.lease("a", 2)
+
+    assert tokens(finish(one)["a"]) == continuation((3, 4, 5), 2)
+
+
+def test_choices_of_one_team_do_not_hold_up_another():
+    """While a long prompt is read, its other choice waits for it; another team starts at once."""
+    prompt = tuple(range(1, 41))
+    one = engine(rows=8)
+    one.scheduler.costs.writing_ms = {1: 1.0}
+    one.submit(request("busy", max_tokens=50))
+    one.step()
+    for choice in range(2):
+        one.submit(request(f"a{choice}", prompt, choice=choice))
+    one.submit(request("b", (7, 8), team="sky"))
+
+    begun = {delta.id for delta in one.step()}
+
+    assert "b" in begun
+
+
+def test_steps_that_fail_one_after_the_other_are_counted():
+    one = engine()
+    for number in range(3):
+        one.submit(request(f"r{number}"))
+        one.runner.broken = RuntimeError("no memory")
+        one.step()
+    assert one.failures == 3
+
+    one.runner.broken = None
+    one.submit(request("good"))
+    finish(one)
+
+    assert one.failures == 0
+
+
 def test_an_aborted_sequence_has_left_its_row_before_the_next_step():
     one = engine(rows=1)
     one.submit(request("a", max_tokens=50))

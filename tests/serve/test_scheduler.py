@@ -73,6 +73,19 @@ def test_who_was_away_has_no_claim_on_the_past():
     assert scheduler.next([], 1).team == "sea"
 
 
+def test_when_nobody_waits_or_runs_all_begin_alike():
+    scheduler: Scheduler = Scheduler(1)
+    scheduler.add(One("sea"))
+    assert scheduler.next([], 1).team == "sea"
+    scheduler.count("sea", written=1_000_000)
+
+    scheduler.add(One("sky"))
+    scheduler.add(One("sea"))
+    scheduler.count("sky", written=1)
+
+    assert scheduler.next([], 1).team == "sea"
+
+
 def test_a_flood_of_one_team_leaves_a_row_for_another():
     scheduler: Scheduler = Scheduler(4)
     for _ in range(20):
