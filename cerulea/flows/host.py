@@ -413,6 +413,7 @@ def gateway_of(platform: Platform, *, load_wait_s: float = LOAD_WAIT_S) -> Gatew
         most_waiting=settings.serve_queue,
         threads=settings.threads,
         device=settings.device,
+        extra={"engine": settings.serve_engine},
     )
     memory_bytes = settings.serve_memory_gb * 10**9
     return Gateway(platform=platform, host=Host(platform, options, memory_bytes=memory_bytes, load_wait_s=load_wait_s))
@@ -420,11 +421,13 @@ def gateway_of(platform: Platform, *, load_wait_s: float = LOAD_WAIT_S) -> Gatew
 
 def fitted(folder: Path, options: Options, most_bytes: int) -> tuple[Options, int]:
     """Options with which a model fits, and the bytes that it needs with them: first fewer cached prefixes, then fewer
-    sequences at a time, then shorter ones. The last try is given back where none fits.
+    sequences at a time, then shorter ones. The last try is given back where none fits. vLLM sees to its own memory.
 
     Raises:
         Invalid, Failed: the folder is no model's.
     """
+    if options.extra.get("engine") == "vllm":
+        return options, 0
     shape = read_shape(dict(read_json(folder / "config.json")))
     weights = cast("Format", "fp32" if options.weights == "auto" else options.weights)
     length = min(options.max_len or shape.context, shape.context)
