@@ -67,6 +67,14 @@ class Settings:
         default="", metadata={"env": "CERULEA_KEY", "help": "API key (`ck_...`) for the platform at CERULEA_URL."}
     )
 
+    serve_engine: str = field(
+        default="own",
+        metadata={
+            "env": "CERULEA_SERVE_ENGINE",
+            "help": "What computes served models: `own`, or `vllm` on a large GPU, installed beside "
+            "([serving](serving.md)).",
+        },
+    )
     serve_weights: str = field(
         default="auto",
         metadata={
@@ -145,7 +153,11 @@ _WHOLE = {  # what it counts, and the least
     "serve_memory_gb": ("gigabytes", 0),
     "serve_grace_s": ("seconds", 0),
 }
-_WORDS = {"device": ("auto", "cpu", "cuda"), "serve_weights": ("auto", "fp32", "bf16", "int8")}
+_WORDS = {
+    "device": ("auto", "cpu", "cuda"),
+    "serve_engine": ("own", "vllm"),
+    "serve_weights": ("auto", "fp32", "bf16", "int8"),
+}
 
 
 def read_settings(environment: Mapping[str, str] = os.environ, *, home: Path | None = None) -> Settings:

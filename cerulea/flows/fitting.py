@@ -25,11 +25,14 @@ SHORTEST = 1024  # tokens of a row; a model that does not fit with so few does n
 
 def fitted(folder: Path, options: Options, most_bytes: int) -> tuple[Options, int]:
     """Options with which a model fits, and the bytes that it needs with them: first fewer cached prefixes, then fewer
-    sequences at a time, then shorter ones. The last try is given back where none fits.
+    sequences at a time, then shorter ones. The last try is given back where none fits. vLLM sees to its
+    own memory.
 
     Raises:
         Invalid, Failed: the folder is no model's.
     """
+    if options.extra.get("engine") == "vllm":
+        return options, 0
     shape = read_shape(dict(read_json(folder / "config.json")))
     weights = cast("Format", "fp32" if options.weights == "auto" else options.weights)
     length = min(options.max_len or shape.context, shape.context)

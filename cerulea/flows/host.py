@@ -437,6 +437,7 @@ def gateway_of(platform: Platform, *, load_wait_s: float = LOAD_WAIT_S) -> Gatew
         most_waiting=settings.serve_queue,
         threads=settings.threads,
         device=settings.device,
+        extra={"engine": settings.serve_engine},
     )
     memory_bytes = settings.serve_memory_gb * 10**9
     return Gateway(platform=platform, host=Host(platform, options, memory_bytes=memory_bytes, load_wait_s=load_wait_s))

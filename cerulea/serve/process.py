@@ -5,7 +5,7 @@ In:      on standard input, one line of JSON a message: first the options (`Opti
 Out:     on standard output: {"ready": {...}} or {"failed": error}, then after each step {"deltas": [...], "stats": {}}.
 Kept:    it ends when its input ends, so it never outlives who started it; whatever a library prints goes to standard
          error. A request that is refused is answered with a delta, as one that failed is.
-Not here: who starts it (`flows.host`), what an engine does (`engine`).
+Not here: who starts it (`flows.host`), what an engine does (`engine`, `vllm_engine`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from cerulea.core.errors import CeruleaError, Failed
 from cerulea.core.values import Usage
-from cerulea.serve.engine import Engine
-from cerulea.serve.request import Delta, request_from_json
+from cerulea.serve.engine import Stats
+from cerulea.serve.request import Delta, Request, request_from_json
 
 READ_BYTES = 1 << 20
 MOST_FAILURES = 5  # steps in a row, after which the process ends: a device that failed once may fail for ever
@@ -50,6 +50,38 @@ class Options:
         return asdict(self)
 
 
+class Steps(Protocol):
+    """An engine, as this process drives it: one thread, everything else between steps."""
+
+    failures: int  # steps that failed one after the other
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step would do nothing."""
+        ...
+
+    @property
+    def stats(self) -> Stats:
+        """Counters, as of now."""
+        ...
+
+    def submit(self, request: Request) -> None:
+        """Let a request wait for its turn; a CeruleaError says why not."""
+        ...
+
+    def lease(self, request_id: str, tokens: int) -> None:
+        """Let a sequence write this many tokens in all; the same number again says that there will be no more."""
+        ...
+
+    def abort(self, request_id: str) -> None:
+        """End a sequence."""
+        ...
+
+    def step(self) -> list[Delta]:
+        """Compute one step, and say what it brought."""
+        ...
+
+
 class Inbox:
     """Lines of JSON from a file descriptor, as they come."""
 
@@ -70,7 +102,7 @@ class Inbox:
             yield json.loads(line)
 
 
-def run(engine: Engine, inbox: Inbox, say: Callable[[dict[str, Any]], None]) -> None:
+def run(engine: Steps, inbox: Inbox, say: Callable[[dict[str, Any]], None]) -> None:
     """Step until the input ends."""
     said = 0.0
     while inbox.open and engine.failures < MOST_FAILURES:
@@ -83,7 +115,7 @@ def run(engine: Engine, inbox: Inbox, say: Callable[[dict[str, Any]], None]) -> 
             say({"deltas": [delta.as_json() for delta in deltas], "stats": asdict(engine.stats)})
 
 
-def _take(engine: Engine, message: Mapping[str, Any]) -> Iterator[Delta]:
+def _take(engine: Steps, message: Mapping[str, Any]) -> Iterator[Delta]:
     """Do what one message asks; a refusal is told in a delta."""
     if "submit" in message:
         request = request_from_json(message["submit"])
@@ -97,7 +129,7 @@ def _take(engine: Engine, message: Mapping[str, Any]) -> Iterator[Delta]:
         engine.abort(message["abort"])
 
 
-def main(make: Callable[[Options], tuple[Engine, dict[str, Any]]]) -> int:
+def main(make: Callable[[Options], tuple[Steps, dict[str, Any]]]) -> int:
     """Run an engine on standard input and output.
 
     Args:
@@ -136,7 +168,7 @@ def main(make: Callable[[Options], tuple[Engine, dict[str, Any]]]) -> int:
     return 0
 
 
-__all__ = ["Inbox", "Options", "main", "run"]
+__all__ = ["Inbox", "Options", "Steps", "main", "run"]
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def test_roots_are_whole_paths_and_by_default_the_homes_data(tmp_path: Path):
     [
         ("CERULEA_THREADS", "two"),
         ("CERULEA_DEVICE", "tpu"),
+        ("CERULEA_SERVE_ENGINE", "theirs"),
         ("CERULEA_SERVE_WEIGHTS", "int3"),
         ("CERULEA_SERVE_ROWS", "0"),
         ("CERULEA_SERVE_GRACE_S", "-1"),
