@@ -25,7 +25,7 @@ from cerulea.core.errors import Failed
 from cerulea.core.files import read_json, sha256_file
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, Evaluation, Progress, Usage
-from cerulea.flows.machine import know_machine
+from cerulea.flows.machine import know_execution, know_machine
 from cerulea.flows.runs import begin_record, hold_run
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.precision import Execution, Machine, choose_execution, fitting_tokens
@@ -120,7 +120,7 @@ def train(
             # Before the newest checkpoint is looked for: another process must not add one after that.
             held.enter_context(hold_run(folder))
         verified = newest_checkpoint(folder / "checkpoints", notes.append) if resume and team.leads else None
-        execution = _execution(recipe, tokenizer, shards, machine, device, team, verified)
+        execution = _execution(settings, recipe, tokenizer, shards, machine, device, team, verified)
         verified = _leaders(team, verified)
         for warning in contradictions(recipe, shards):
             yield Note(warning)
@@ -252,6 +252,7 @@ def contradictions(recipe: TextRecipe, shards: Shards) -> list[str]:
 
 
 def _execution(
+    settings: Settings,
     recipe: TextRecipe,
     tokenizer: Tokenizer,
     shards: Shards,
@@ -274,8 +275,15 @@ def _execution(
         kept = {"device": machine.device, "threads": machine.threads, "peak_flops": peak, "why": why}
         chosen.append(Execution(**{**then, **kept}))
     elif team.leads:
-        chosen.append(
-            choose_execution(
+        limits = (
+            keys.tokens,
+            keys.steps * keys.batch_tokens,
+            keys.epochs * sum(len(tokens) for tokens in shards.train),
+        )
+        expected_tokens = min((limit for limit in limits if limit), default=0)
+
+        def choose() -> Execution:
+            return choose_execution(
                 machine,
                 device,
                 lambda: Decoder(shape).to(device).train(),
@@ -283,21 +291,12 @@ def _execution(
                 micro,
                 precision=keys.precision,
                 compile_=keys.compile,
-                expected_tokens=min(
-                    (
-                        limit
-                        for limit in (
-                            keys.tokens,
-                            keys.steps * keys.batch_tokens,
-                            keys.epochs * sum(len(tokens) for tokens in shards.train),
-                        )
-                        if limit
-                    ),
-                    default=0,
-                ),
+                expected_tokens=expected_tokens,
                 expected_s=60 * keys.minutes,
             )
-        )
+
+        what = (machine.device, machine.threads, shape, context, micro, keys.precision, keys.compile)
+        chosen.append(know_execution(settings, (*what, expected_tokens, keys.minutes), choose))
     shared: Execution = _leaders(team, chosen[0] if chosen else None)
     return shared
 
