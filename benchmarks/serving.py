@@ -307,7 +307,7 @@ def main() -> None:
                     )
             if "flood" in parts:
                 up.cli("team", "create", "other")
-                up.cli("person", "create", "ann", "--team", "other", "--role", "developer")
+                up.cli("person", "create", "ann", "--team", "other", "--role", "operator")
                 key = up.cli("key", "create", "--person", "ann", "--team", "other")[0]["key"]
                 idle, busy = asyncio.run(flood(up, key))
                 ratio = busy / idle

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-STRETCH = 2.2  # how much longer a step may become by reading prompts, while others write
+STRETCH = 1.8  # how much longer a step may become by reading prompts, while others write
 LEAST_CHUNK = 16  # tokens of a prompt that a step reads at least: below, it costs the same
 MOST_CHUNK = 512  # and at most, so that newcomers are seen soon
 SPARE_ROWS = 2  # beyond `most_running`, for teams with nothing running
