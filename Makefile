@@ -67,7 +67,7 @@ $(BIN)/python:
 .venv/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "== installing Cerulea into .venv"
 	$(PIP) install -c constraints.txt torch==2.13.0
-	$(PIP) install -c constraints.txt -e '.[serve]'
+	$(PIP) install -c constraints.txt -e '.[serve,games]'
 	@touch $@
 
 .venv/.dev: .venv/.runtime

@@ -17,6 +17,7 @@ class Usage:
     trained_tokens: int = 0  # tokens whose gradient was computed
     prompt_tokens: int = 0  # tokens read before the first one written
     completion_tokens: int = 0  # tokens written
+    agent_steps: int = 0  # decisions of learning players in games, each player counted
     device_ms: int = 0  # wall-clock milliseconds times the number of processes
 
     def __add__(self, other: Usage) -> Usage:
@@ -45,6 +46,35 @@ class Progress:
     elapsed_s: float  # since the command began, earlier sessions of the run included
     fraction: float  # how much of the run is done, in [0, 1]
     skipped: str = ""  # why the optimizer step was left out, or nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayProgress:
+    """One update of a self-play run: a rollout and the optimizer steps on it."""
+
+    step: int  # updates done, 1 after the first
+    agent_steps: int  # decisions of learning players since the run began, resumes included
+    matches: int  # matches finished since the run began
+    loss: float  # policy, value and entropy together
+    policy_loss: float
+    value_loss: float
+    entropy: float  # nats, over legal actions, a mean over decisions with a choice
+    divergence: float  # KL of the policy that acted from the one that was trained, nats (Schulman's k3 estimate)
+    clipped: float  # share of decisions whose ratio was clipped
+    explained_variance: float  # of the returns by the values
+    learning_rate: float  # multiplier of the peak rate, in [0, 1]
+    gradient_norm: float  # before clipping
+    agent_steps_per_s: float  # of this update
+    match_years_per_day: float  # game time simulated at this speed; 0 where a game has no time of its own
+    staleness: float  # mean versions between the policy that acted and the one that is trained
+    reuse: float  # times a decision was trained on, over decisions made
+    episode_return: float  # mean of finished matches of learning players, as the game pays
+    episode_steps: float  # mean length of finished matches
+    win_shares: dict[str, float]  # by opponent, of matches that ended lately
+    meters: dict[str, float]  # the game's own counters, means of finished matches
+    rating: float  # online, in points above the random player; 0 where nobody is rated
+    elapsed_s: float  # since the command began, earlier sessions of the run included
+    fraction: float  # how much of the run is done, in [0, 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
