@@ -6,8 +6,8 @@ Kept:    seed + actions decide all: two games of one version with the same seeds
          every step, however many matches stand beside and however many threads run.
 Not here: games themselves (`rift`, `adapters`), who plays (`match`), how one learns (`train.selfplay`).
 
-Letters of the shapes: M matches · P players of a match · U unit slots · F features · A heads of an action · N actions of
-all heads together.
+Letters of the shapes: M matches · P players of a match · U unit slots · F features · A heads of an action · N
+actions of all heads together.
 """
 
 from __future__ import annotations
