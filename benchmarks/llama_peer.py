@@ -105,7 +105,7 @@ class Address:
 
 
 async def written(http: httpx.AsyncClient, words: int, seed: int) -> int:
-    """Tokens of one plain completion, as the server counts them; the prompt is text, which is all that the peer reads."""
+    """Tokens of one plain completion, as its server counts them. The prompt is text: the peer reads no ids."""
     draw = random.Random(seed)
     prompt = " ".join(draw.choice(WORDS) for _ in range(words))
     body = {"model": "bench", "prompt": prompt, "max_tokens": TOKENS, "temperature": 1.0, "seed": seed}
