@@ -1,0 +1,198 @@
+"""What moves by itself: waves of creeps, towers, ancients, the boss.
+
+Not here: heroes (`tick`), scripted heroes (`bots`).
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from cerulea.games.rift import rules as r
+from cerulea.games.rift.combat import deal, hit, in_reach, vulnerable
+from cerulea.games.rift.motion import distance2, go_toward
+from cerulea.games.rift.world import (
+    AGGRO,
+    ALIVE,
+    BOSS_AT,
+    BOSS_COUNT,
+    DAMAGE,
+    HP,
+    LANE,
+    LANE_MASK,
+    LEG,
+    MAX_HP,
+    PERIOD,
+    RANGE,
+    ROOT,
+    SPEED,
+    STUN,
+    SUB,
+    TARGET,
+    TAUNT,
+    TAUNT_BY,
+    TICK,
+    WAVES,
+    X,
+    Y,
+    drawn,
+    mirrored,
+    side_of,
+)
+
+
+@njit(cache=True, nogil=True)
+def _make_creep(unit, side, lane, sub, back, minutes):
+    """A creep in the first free place of its side; none where there is no room."""
+    first = r.CREEP0 + r.CREEPS * side
+    for u in range(first, first + r.CREEPS):
+        if unit[ALIVE, u]:
+            continue
+        at = mirrored(r.BASE - back, side)
+        unit[:, u] = 0
+        unit[X, u] = unit[Y, u] = at
+        hp = r.CREEP_HP[sub] * (100 + r.CREEP_GROWTH * minutes) // 100
+        unit[HP, u] = unit[MAX_HP, u] = hp
+        unit[DAMAGE, u] = r.CREEP_DAMAGE[sub] * (100 + r.CREEP_GROWTH * minutes) // 100
+        unit[RANGE, u], unit[SPEED, u], unit[PERIOD, u] = r.CREEP_RANGE[sub], r.CREEP_SPEED, r.CREEP_PERIOD
+        unit[ALIVE, u], unit[SUB, u], unit[LANE, u], unit[TARGET, u] = 1, sub, lane, -1
+        return
+
+
+@njit(cache=True, nogil=True)
+def appear(w, m):
+    """Waves and the boss, when it is their time."""
+    unit, match = w.unit[m], w.match[m]
+    tick = match[TICK]
+    if tick >= r.WAVE_FIRST and (tick - r.WAVE_FIRST) % r.WAVE_EVERY == 0:
+        match[WAVES] += 1
+        minutes = tick // (60 * r.S)
+        size = 5 if match[WAVES] % r.SIEGE_WAVES == 0 else 4
+        for side in range(2):
+            for lane in range(r.LANES):
+                if match[LANE_MASK] >> lane & 1:
+                    for i in range(size):
+                        _make_creep(unit, side, lane, 0 if i < 3 else i - 2, i * 24, minutes)
+    if unit[ALIVE, r.BOSS] == 0 and tick >= match[BOSS_AT]:
+        turned = int(drawn(w.seed[m], match[BOSS_COUNT], 1) & 1)
+        match[BOSS_COUNT] += 1
+        unit[X, r.BOSS], unit[Y, r.BOSS] = mirrored(r.PIT[0], turned), mirrored(r.PIT[1], turned)
+        unit[HP, r.BOSS] = unit[MAX_HP, r.BOSS] = r.BOSS_HP
+        unit[ALIVE, r.BOSS], unit[RANGE, r.BOSS] = 1, r.BOSS_RANGE
+
+
+@njit(cache=True, nogil=True)
+def _nearest_foe(unit, match, u, side, far):
+    """The nearest enemy that creep u may hit: creeps, heroes, buildings; -1 where none is so near."""
+    best_d, best = far * far + 1, -1
+    other = 1 - side
+    first = r.CREEP0 + r.CREEPS * other
+    for e in range(first, first + r.CREEPS):
+        if unit[ALIVE, e]:
+            d = distance2(unit, u, e)
+            if d < best_d:
+                best_d, best = d, e
+    for e in range(5 * other, 5 * other + 5):
+        if unit[ALIVE, e]:
+            d = distance2(unit, u, e)
+            if d < best_d:
+                best_d, best = d, e
+    for e in range(r.TOWER0 + 6 * other, r.TOWER0 + 6 * other + 6):
+        if unit[ALIVE, e]:
+            d = distance2(unit, u, e)
+            if d < best_d and vulnerable(unit, match, e):
+                best_d, best = d, e
+    e = r.ANCIENT0 + other
+    d = distance2(unit, u, e)
+    if d < best_d and vulnerable(unit, match, e):
+        best = e
+    return best
+
+
+@njit(cache=True, nogil=True)
+def march(w, m):
+    """All creeps: hit what is near, walk to it, or go on along the lane."""
+    unit, match, work = w.unit[m], w.match[m], w.work[m]
+    tick = match[TICK]
+    for u in range(r.CREEP0, r.TOWER0):
+        if unit[ALIVE, u] == 0:
+            continue
+        unit[TARGET, u] = -1
+        if unit[STUN, u] > tick:
+            continue
+        side = side_of(u)
+        foe = -1
+        if unit[TAUNT, u] > tick and unit[ALIVE, unit[TAUNT_BY, u]]:
+            foe = unit[TAUNT_BY, u]
+        else:
+            foe = _nearest_foe(unit, match, u, side, r.CREEP_SEES)
+        if foe >= 0:
+            if in_reach(unit, u, foe):
+                hit(w, m, u, foe)
+            elif unit[ROOT, u] <= tick:
+                go_toward(unit, work, u, unit[X, foe], unit[Y, foe], unit[SPEED, u])
+            continue
+        if unit[ROOT, u] > tick:
+            continue
+        lane, leg = unit[LANE, u], unit[LEG, u]
+        x, y = mirrored(r.WAYPOINTS[lane, leg, 0], side), mirrored(r.WAYPOINTS[lane, leg, 1], side)
+        if go_toward(unit, work, u, x, y, unit[SPEED, u]) and leg == 0:
+            unit[LEG, u] = 1
+
+
+@njit(cache=True, nogil=True)
+def _tower_aim(w, m, t, side):
+    """Who hurt one of ours in our reach; else the nearest creep; else the nearest hero."""
+    unit, hero, tick = w.unit[m], w.hero[m], w.match[m, TICK]
+    other = 1 - side
+    best_d, best = r.BUILDING_RANGE * r.BUILDING_RANGE + 1, -1
+    for e in range(5 * other, 5 * other + 5):
+        if unit[ALIVE, e] and hero[AGGRO, e] > tick:
+            d = distance2(unit, t, e)
+            if d < best_d:
+                near = False
+                for h in range(5 * side, 5 * side + 5):
+                    if tick - w.hurt[m, h, e] <= r.AGGRO and unit[ALIVE, h]:
+                        near |= distance2(unit, t, h) <= r.BUILDING_RANGE * r.BUILDING_RANGE
+                if near:
+                    best_d, best = d, e
+    if best >= 0:
+        return best
+    first = r.CREEP0 + r.CREEPS * other
+    for e in range(first, first + r.CREEPS):
+        if unit[ALIVE, e]:
+            d = distance2(unit, t, e)
+            if d < best_d:
+                best_d, best = d, e
+    if best >= 0:
+        return best
+    for e in range(5 * other, 5 * other + 5):
+        if unit[ALIVE, e]:
+            d = distance2(unit, t, e)
+            if d < best_d:
+                best_d, best = d, e
+    return best
+
+
+@njit(cache=True, nogil=True)
+def guard(w, m):
+    """All buildings and the boss hit what they may."""
+    unit, tick = w.unit[m], w.match[m, TICK]
+    for t in range(r.TOWER0, r.BOSS):
+        if unit[ALIVE, t] == 0:
+            continue
+        foe = _tower_aim(w, m, t, side_of(t))
+        unit[TARGET, t] = foe
+        if foe >= 0:
+            hit(w, m, t, foe)
+    b = r.BOSS
+    if unit[ALIVE, b] == 0:
+        return
+    someone = False
+    for h in range(10):
+        if unit[ALIVE, h]:
+            d = distance2(unit, b, h)
+            someone |= d <= r.NEAR_CREEP * r.NEAR_CREEP
+            if d <= r.BOSS_RANGE * r.BOSS_RANGE and tick % r.S == 0:
+                deal(w, m, b, h, r.BOSS_DAMAGE)
+    if not someone:
+        unit[HP, b] = min(r.BOSS_HP, unit[HP, b] + r.BOSS_HP // 100)
