@@ -17,12 +17,16 @@
     │   ├── GrammarInvalid         a JSON schema or grammar that nothing can meet
     │   ├── MoneyInvalid           an amount, a price or a date that cannot be
     │   ├── JobKindUnknown         a job of a kind that nobody runs
+    │   ├── AgentUnfit             an agent of another game, or of another version of what it shows
+    │   ├── GameInvalid            a game that does not exist, or cannot be learned
+    │   ├── ReplayInvalid          a replay that is damaged, or of another version of its game
     │   └── NotFound               no model, run, job, fund, team or file of that name
     ├── Failed                   1
     │   ├── FileTrouble            a file or folder cannot be read or written
     │   ├── CheckpointUnusable     no checkpoint in the folder verifies
     │   ├── CheckpointNotWritten   the disk is full or refuses; the last one is whole
     │   ├── TrainingDiverged       too many steps in a row without a finite gradient
+    │   ├── GameBroken             a game that breaks the rules of the protocol
     │   ├── ModelTooLarge          a model needs more memory than it may have
     │   ├── EngineFailed           a step of an engine failed, or its process ended
     │   └── BooksDiffer            an audit found what does not add up
@@ -214,6 +218,30 @@ class TrainingDiverged(Failed):
     """Too many steps in a row had no finite loss or gradient."""
 
     code = "E-RUN-002"
+
+
+class AgentUnfit(Invalid):
+    """An agent was trained in a game that shows something else, or lets players do something else."""
+
+    code = "E-GAME-001"
+
+
+class GameInvalid(Invalid):
+    """A game that does not exist, cannot be made so, or cannot be learned."""
+
+    code = "E-GAME-002"
+
+
+class GameBroken(Failed):
+    """A game does not keep the rules that players and trainers rely on."""
+
+    code = "E-GAME-003"
+
+
+class ReplayInvalid(Invalid):
+    """A replay is cut short, damaged, or of another version of its game."""
+
+    code = "E-GAME-004"
 
 
 class ModelTooLarge(Failed):
