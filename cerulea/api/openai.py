@@ -26,8 +26,9 @@ from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import CompletionIn, DetokenizeIn, EmbeddingIn, Sampling, TokenizeIn
 from cerulea.api.usage import RequestId, RequestUsageOut, show_request
 from cerulea.core.errors import Invalid, NotFound
+from cerulea.flows.admit import begin
 from cerulea.flows.ask import Ask, Piece, Text
-from cerulea.flows.complete import Completion, begin
+from cerulea.flows.complete import Completion
 from cerulea.flows.grammars import check_grammar, grammar_of
 from cerulea.flows.prompts import encode, read_prompts
 from cerulea.flows.serving import Gateway, Offer, Served

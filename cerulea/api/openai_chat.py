@@ -19,9 +19,10 @@ from cerulea.api.openai import EVENTS, detail_of, head_of, open_model, sampling_
 from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import ChatIn, Message, NamedTool
 from cerulea.core.errors import Invalid, NoChatTemplate
+from cerulea.flows.admit import begin
 from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
 from cerulea.flows.calls import Calls, NoCalls, call_grammar, check_tools, read_calls
-from cerulea.flows.complete import Completion, begin
+from cerulea.flows.complete import Completion
 from cerulea.flows.grammars import check_grammar
 from cerulea.flows.prompts import encode
 from cerulea.flows.serving import Gateway, Served

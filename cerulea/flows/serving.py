@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cerulea.core.errors import NotFound, NotReady
 from cerulea.core.values import Usage
-from cerulea.flows.bill import open_bill
+from cerulea.flows.bill import Keep, Order, open_bill
 from cerulea.flows.platform import Platform
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Request
@@ -153,38 +153,16 @@ class Bill(Protocol):
         """Say that the request still runs; False where its hold is over."""
         ...
 
-    async def settle(self, usage: Usage, *, cached_tokens: int, finish: str) -> None:
-        """Charge what was used and give the rest back; once, a repeat does nothing."""
-        ...
-
-
-class OpenBill(Protocol):
-    """`flows.bill.open_bill`."""
-
-    def __call__(
-        self,
-        platform: Platform,
-        caller: Caller,
-        *,
-        request_id: str,
-        model: str,
-        endpoint: str,
-        prompt_tokens: int,
-        choices: int,
-        first_tokens: int,
-        most_tokens: int,
-        strict: bool,
-    ) -> Awaitable[Bill]:
-        """Hold the money of the prompt and of the first tokens, or of as many as there is money for.
+    async def settle(self, usage: Usage, *, cached_tokens: int, finish: str, keep: Keep | None = None) -> None:
+        """Charge what was used and give the rest back; once, a repeat does nothing.
 
         Args:
-            first_tokens, most_tokens: completion tokens of each of the `choices`.
-
-        Raises:
-            FundTooLow, CapReached: money says no.
-            RateLimited: not in this minute.
+            keep: what is written with it, both or neither; where it says no, nothing is charged.
         """
         ...
+
+
+OpenBill = Callable[[Platform, Caller, Order], Awaitable[Bill]]  # `flows.bill.open_bill`
 
 
 class Observer(Protocol):
@@ -269,11 +247,19 @@ class Gateway:
         Raises:
             NotReady: the server is about to stop; and as `Host.open`.
         """
+        self.refuse_if_draining()
+        return await self.host.open(caller, label)
+
+    def refuse_if_draining(self) -> None:
+        """Nothing is begun any more once the server is about to stop.
+
+        Raises:
+            NotReady: it is.
+        """
         if self.draining:
             raise NotReady(
                 "This server is about to stop.", why="Requests that run are finished first.", retry_after_s=5.0
             )
-        return await self.host.open(caller, label)
 
     @property
     def busy(self) -> bool:

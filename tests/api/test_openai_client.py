@@ -265,7 +265,7 @@ def test_more_money_is_leased_as_the_text_grows(world: World):
 
     bill = world.bills.last
     assert answer.usage.completion_tokens == 300 and bill.leased == 300
-    assert bill.asked["first_tokens"] == 64 and len(bill.extended) >= 4
+    assert bill.order.first_tokens == 64 and len(bill.extended) >= 4
 
 
 def test_where_the_money_ends_the_text_ends_and_says_so(world: World):
