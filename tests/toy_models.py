@@ -18,6 +18,7 @@ import numpy as np
 from cerulea.core.errors import CeruleaError, FundTooLow, NotFound, QueueFull
 from cerulea.core.values import Usage
 from cerulea.flows.bill import Keep, Order
+from cerulea.flows.grammars import Checker
 from cerulea.flows.platform import Platform
 from cerulea.flows.serving import Gateway, Offer
 from cerulea.people import Caller
@@ -44,6 +45,7 @@ class Toy:
         self.tokenizer: Tokenizer = host.tokenizer
         self.template = ToyTemplate() if chats else None
         self.context, self.vocab = CONTEXT, self.tokenizer.vocab
+        self.grammars = Checker(self.tokenizer, self.vocab)
         self.bonus = np.zeros(self.vocab)
         self.bonus[97:123] = self.bonus[32] = 6.0
 

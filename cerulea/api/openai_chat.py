@@ -23,7 +23,6 @@ from cerulea.flows.admit import begin
 from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
 from cerulea.flows.calls import Calls, NoCalls, call_grammar, check_tools, read_calls
 from cerulea.flows.complete import Completion
-from cerulea.flows.grammars import check_grammar
 from cerulea.flows.prompts import encode
 from cerulea.flows.serving import Gateway, Served
 from cerulea.people import Caller
@@ -70,7 +69,7 @@ async def _begin(body: ChatIn, caller: Caller, gateway: Gateway) -> Completion:
         with about("tool_choice"):
             named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else ""
             grammar = call_grammar(_plain(body.tools), named)
-            await check_grammar(served, grammar)
+            await served.grammars.check(grammar)
         sampling = dataclasses.replace(sampling, grammar=grammar)
     with about("messages"):
         ask = Ask(

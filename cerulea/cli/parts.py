@@ -18,7 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cerulea.compute.launcher import ProcessLauncher, die_with_parent
+from cerulea.compute.launcher import ProcessLauncher
+from cerulea.core.parent import die_with_parent
 from cerulea.core.settings import Settings, read_settings
 
 

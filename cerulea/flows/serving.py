@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from cerulea.core.errors import NotFound, NotReady
 from cerulea.core.values import Usage
 from cerulea.flows.bill import Keep, Order, open_bill
+from cerulea.flows.grammars import Checker
 from cerulea.flows.platform import Platform
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Request
@@ -60,6 +61,11 @@ class Served(Protocol):
     @property
     def template(self) -> ChatTemplate | None:
         """None for a model that knows no conversations."""
+        ...
+
+    @property
+    def grammars(self) -> Checker:
+        """What tells whether a grammar can be met."""
         ...
 
     @property
