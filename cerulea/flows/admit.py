@@ -100,6 +100,7 @@ def _submit(completion: Completion, index: int, most: int, leased: int) -> Writi
         flow=served.submit(request),
         stream=TextStream(served.tokenizer, ask.stops, shown=ask.shown),
         most=most,
+        cut=most < ask.sampling.max_tokens,
         leased=leased,
         spelt=Pieces(served.tokenizer, offset=len(before), begins=False),
         echo=before if ask.echo else None,

@@ -48,6 +48,7 @@ class Writing:
     flow: Flow
     stream: TextStream
     most: int  # tokens
+    cut: bool  # fewer than were asked for, for the context has room for no more
     leased: int
     spelt: Pieces  # counts the characters before each token
     echo: str | None  # the prompt, until it was given
@@ -307,7 +308,7 @@ class Completion:
         if delta.finish == "abort":
             return "stop", "aborted"
         if one.written >= one.most:
-            return "length", ""
+            return "length", "context" if one.cut else ""
         return "length", "budget" if delta.detail == "lease" else delta.detail
 
     # -- what is reported of tokens ------------------------------------------------------------------
