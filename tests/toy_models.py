@@ -191,6 +191,9 @@ class ToyHost:
             return next(iter(self.served.values()))
         raise NotFound(f"There is no model {label!r}.", why=f"The nearest is {next(iter(self.served))}.")
 
+    def line(self, caller: Caller, label: str) -> None:
+        return None
+
     def models(self, caller: Caller) -> list[Offer]:
         return [Offer(label=label, team="home", aliases=("served",), context=CONTEXT) for label in self.served]
 

@@ -93,6 +93,7 @@ class Completion:
         self._aborted = self._broke = False
         self._deadline: asyncio.Timeout | None = None
         self._lender: asyncio.Task[None] | None = None
+        self._renewer: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -168,7 +169,8 @@ class Completion:
         self._top_up()  # the first lease may have been smaller than asked for
 
     async def _run(self) -> None:
-        renewing = asyncio.create_task(self._renew())
+        loop = asyncio.get_running_loop()
+        renewing = loop.call_later(RENEW_S, self._begin_to_renew)  # few requests last so long
         try:
             async with asyncio.timeout(None) as self._deadline:
                 if len(self.sequences) == 1:
@@ -180,22 +182,27 @@ class Completion:
             log.error("%s: the engine did not say within %g s what was used", self.id, LAST_WORD_S)
         finally:
             renewing.cancel()
+            if self._renewer is not None:
+                self._renewer.cancel()
             try:
                 await self._settle()
             finally:
                 self.gateway.running.pop(self.id, None)
                 self._pieces.put_nowait(None)
 
+    def _begin_to_renew(self) -> None:
+        self._renewer = asyncio.create_task(self._renew())
+
     async def _renew(self) -> None:
         """Keep the hold: a request may wait long for its turn, or write long without a new lease."""
         while True:
-            await asyncio.sleep(RENEW_S)
             try:
                 if not await self.bill.renew():
                     self._fail(HoldClosed(f"The hold of {self.id} was over before the request was."))
                     return
             except Exception as error:  # the hold stands a while longer: there is a next time
                 log.error("%s: not renewed: %s", self.id, error)
+            await asyncio.sleep(RENEW_S)
 
     async def _settle(self) -> None:
         if self._lender is not None:

@@ -41,6 +41,7 @@ SERVED = "served"  # the alias of models that are loaded at the start and not un
 COMMAND = (sys.executable, "-m", "cerulea.serve.process")
 LINE_BYTES = 256 << 20  # of one step's message: log probabilities of long prompts are large
 LOAD_WAIT_S = 20.0  # how long a request waits for its model to be loaded before it is asked to come again
+KNOWN_MS, KNOWN = 1000, 1024  # how long, and of how many labels, is remembered what they name
 AGAIN_S = 2.0  # before a model that is to stay loaded is started again
 
 
@@ -71,6 +72,7 @@ class Host:
         self._plan = plan or fitted
         self._engines: dict[str, Engine] = {}
         self._leaving: set[Engine] = set()  # whose processes end, and still hold their memory
+        self._known: dict[tuple[str, tuple[str, ...] | None], tuple[Model, int]] = {}  # what labels name
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
 
@@ -89,8 +91,13 @@ class Host:
         if self.draining:
             raise NotReady("This server is about to stop.", retry_after_s=5)
         # Who sits at this machine has no key, and may name a folder of it.
-        find = find_registered if caller.key else find_model
-        model = await asyncio.to_thread(find, self.platform, label, teams=caller.teams)
+        if (model := self._recall(caller, label)) is None:
+            looked = self.platform.clock.elapsed()
+            find = find_registered if caller.key else find_model
+            model = await asyncio.to_thread(find, self.platform, label, teams=caller.teams)
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[label, caller.teams] = model, looked + KNOWN_MS
         engine = self._engine(model)
         assert engine.ready is not None
         try:
@@ -100,6 +107,17 @@ class Host:
         if engine.served is None or engine.gone:
             raise NotReady(f"{model.label} was unloaded for another model.", retry_after_s=2)
         return engine.served
+
+    def line(self, caller: Caller, label: str) -> Served | None:
+        """The loaded model that a label named when it was last asked for; reads nothing and never waits."""
+        model, _ = self._known.get((label, caller.teams), (None, 0))
+        engine = None if model is None else self._engines.get(model.label)
+        return engine.served if engine is not None and engine.loaded else None
+
+    def _recall(self, caller: Caller, label: str) -> Model | None:
+        """What a label named less than a second ago, for whoever has a key: others may name a folder."""
+        model, until = self._known.get((label, caller.teams), (None, 0))
+        return model if caller.key and until > self.platform.clock.elapsed() else None
 
     def models(self, caller: Caller) -> list[Offer]:
         """What the caller may ask for: every version that is not retired, and the aliases that name it."""

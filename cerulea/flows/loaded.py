@@ -98,6 +98,7 @@ class Served:
         model = engine.model
         self.label, self.name, self.version = model.label, model.name, model.version
         self.folder = model.folder
+        self._requests = 0  # that came through the server's door and are not answered yet
         self.context, self.vocab = int(info["context"]), int(info["vocab"])
 
     @cached_property
@@ -116,6 +117,25 @@ class Served:
         from cerulea.text.chat import load_template
 
         return load_template(self.folder)
+
+    def enter(self) -> None:
+        """Count a request as it comes, before it is read.
+
+        Raises:
+            QueueFull: as many came already as may run and wait.
+        """
+        here = max(self._requests, len(self._engine.flows))
+        most = self._bounds.most_running + self._bounds.most_waiting
+        if here >= most:
+            raise QueueFull(
+                f"{here:,} requests run and wait for {self.label}; the most is {most:,}.",
+                retry_after_s=self._patience(),
+            )
+        self._requests += 1
+
+    def leave(self) -> None:
+        """A request that had entered was answered, or nobody waits for it any more."""
+        self._requests -= 1
 
     def admit(self, sequences: int, prompt_tokens: int) -> None:
         """Nothing where so much more would be taken now; asked once for each request, whatever it consists of.

@@ -113,6 +113,22 @@ class Offer:
     loaded: bool = False
 
 
+class Line(Protocol):
+    """Those who came for a loaded model and are not answered yet; counted by requests, as they come."""
+
+    def enter(self) -> None:
+        """Count one more.
+
+        Raises:
+            QueueFull: there is no place.
+        """
+        ...
+
+    def leave(self) -> None:
+        """One was answered, or has gone."""
+        ...
+
+
 class Host(Protocol):
     """What runs models."""
 
@@ -124,6 +140,10 @@ class Host(Protocol):
             NotReady: it is being loaded.
             ModelTooLarge: there is no room for it.
         """
+        ...
+
+    def line(self, caller: Caller, label: str) -> Line | None:
+        """The line of the loaded model that a label named when it was last asked for; never waits."""
         ...
 
     def models(self, caller: Caller) -> list[Offer]:
@@ -213,6 +233,10 @@ class NoHost:
     async def open(self, caller: Caller, label: str) -> Served:
         """Nothing is found."""
         raise NotFound(f"There is no model {label[:100]!r} here.", why="This server runs no models.")
+
+    def line(self, caller: Caller, label: str) -> Line | None:
+        """None."""
+        return None
 
     def models(self, caller: Caller) -> list[Offer]:
         """None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import json
 import os
@@ -162,6 +163,27 @@ def test_too_much_is_refused_at_once(platform: Platform):
             for deltas in await asyncio.gather(*map(all_of, flows)):
                 assert deltas[-1].finish == "length"
             served.submit(request("e"))
+
+    run(work)
+
+
+def test_a_line_is_counted_by_requests_as_they_come(platform: Platform):
+    keyed = dataclasses.replace(OWNER, key="abcdefgh")
+
+    async def work() -> None:
+        async with hosting(platform, most_running=1, most_waiting=2) as host:
+            assert host.line(keyed, "brook") is None, "nobody has asked for it"
+            served = await host.open(keyed, "brook")
+            line = host.line(keyed, "brook")
+            assert line is served and host.line(OWNER, "brook") is not None
+            for _ in range(3):
+                line.enter()
+            with pytest.raises(QueueFull, match="the most is 3"):
+                line.enter()
+            line.leave()
+            line.enter()
+            await host.unload("brook@1")
+            assert host.line(keyed, "brook") is None
 
     run(work)
 
