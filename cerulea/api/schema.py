@@ -90,6 +90,7 @@ class Used(Out):
     trained_tokens: int
     prompt_tokens: int
     completion_tokens: int
+    agent_steps: int
     device_ms: int
 
 

@@ -77,7 +77,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What this machine can do, measured once and kept."""
-    from cerulea.cli.view import show_machine
+    from cerulea.cli.tables import show_machine
     from cerulea.flows.machine import know_machine
 
     machine, _ = know_machine(settings_of(context, home), again=again)
@@ -100,14 +100,14 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model from a recipe."""
-    from cerulea.cli.view import TrainView
+    from cerulea.cli.view import view_of
     from cerulea.flows.launch import together
     from cerulea.train.recipe import read_recipe
 
     settings = settings_of(context, home)
     changes = [*(set_ or []), *([f'name="{name}"'] if name else [])]
     plan = read_recipe(recipe, changes=changes, data=data)
-    with together(processes) as leads, TrainView(as_json=as_json, quiet=not leads) as view:
+    with together(processes) as leads, view_of(plan.kind, as_json=as_json, quiet=not leads) as view:
         from cerulea.flows.here import train_here
 
         for event in train_here(
@@ -129,7 +129,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score files in bits per byte and perplexity, or run a suite."""
-    from cerulea.cli.view import show_score, show_tasks
+    from cerulea.cli.tables import show_score, show_tasks
     from cerulea.flows.show import evaluate_files, evaluate_suite
 
     if suite:
@@ -168,7 +168,7 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Let a model write."""
-    from cerulea.cli.view import show_text
+    from cerulea.cli.tables import show_text
 
     text = sys.stdin.read() if prompt == "-" else prompt
     how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "n": n}

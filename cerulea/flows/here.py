@@ -22,12 +22,15 @@ from cerulea.flows.link import Link
 from cerulea.flows.perform import perform
 from cerulea.flows.platform import HOME, Platform, open_platform
 from cerulea.flows.runs import hold_run, unfinished_run
-from cerulea.flows.train import Event, Trained, new_run_name, train
+from cerulea.flows.story import Event, Trained
+from cerulea.flows.train import new_run_name, train
 from cerulea.flows.work import Desk
 from cerulea.jobs.job import HELD, Job, NewJob, Status
 from cerulea.jobs.protocol import Ending
 from cerulea.store.database import Tx
-from cerulea.train.recipe import TextRecipe
+from cerulea.train.recipe import Recipe
+
+SCORES = ("bits_per_byte", "loss", "rating", "low", "high", "win_shares", "game", "game_version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +45,7 @@ class Done:
     step: int
     model_step: int  # of the checkpoint that became the model
     train_s: float
-    bits_per_byte: float | None
-    loss: float | None
+    score: dict[str, Any]  # how good it is: bits_per_byte and loss of a text, rating with low and high of an agent
     usage: Usage
     cost: str  # decimal, in the fund's currency
     fund: str
@@ -51,7 +53,7 @@ class Done:
 
 def train_here(
     settings: Settings,
-    recipe: TextRecipe,
+    recipe: Recipe,
     *,
     fund: str | None = None,
     resume: bool = False,
@@ -90,7 +92,7 @@ def train_here(
 
 
 def _submitted(
-    platform: Platform, recipe: TextRecipe, fund: str | None, processes: int, *, run: str | None = None
+    platform: Platform, recipe: Recipe, fund: str | None, processes: int, *, run: str | None = None
 ) -> Callable[[Tx], Job]:
     new = NewJob(
         kind=recipe.kind,
@@ -110,7 +112,7 @@ def _submitted(
     return lambda tx: platform.queue.put(new, tx=tx)
 
 
-def _resumed(platform: Platform, desk: Desk, recipe: TextRecipe, processes: int) -> Callable[[Tx], Job]:
+def _resumed(platform: Platform, desk: Desk, recipe: Recipe, processes: int) -> Callable[[Tx], Job]:
     """The job of the newest unfinished run of this name, to wait again when it is asked for.
 
     Raises:
@@ -151,8 +153,7 @@ def _done(job: Job) -> Done:
         step=int(result.get("step", job.step)),
         model_step=int(result.get("model_step", 0)),
         train_s=float(result.get("train_s", 0.0)),
-        bits_per_byte=result.get("bits_per_byte"),
-        loss=result.get("loss"),
+        score={key: result[key] for key in SCORES if key in result},
         usage=job.usage,
         cost=show(job.charged),
         fund=job.fund,

@@ -183,6 +183,9 @@ class TextRecipe:
         return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
 
 
+Recipe = TextRecipe  # stand-in until kinds are merged
+
+
 def read_recipe(path: Path, *, changes: list[str] | None = None, data: list[str] | None = None) -> TextRecipe:
     """Read a TOML recipe, apply `--set path=value` changes and `--data` entries.
 
