@@ -141,6 +141,11 @@ class Settings:
         return self.home / "models"
 
     @property
+    def replays(self) -> Path:
+        """Folder of matches that were kept, by team."""
+        return self.home / "replays"
+
+    @property
     def shards(self) -> Path:
         """Folder of packed corpora and trained tokenizers."""
         return self.home / "shards"
