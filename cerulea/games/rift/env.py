@@ -237,7 +237,6 @@ class Rift:
 
     def frame(self, match: int) -> dict[str, Any]:
         """What a person watching sees of one match."""
-        return {"tick": int(self.world.match[match,0])}
         from cerulea.games.rift.frame import frame_of
 
         return frame_of(self.world, match)
