@@ -89,6 +89,8 @@ def deal(w, m, a, b, amount):
     if b >= r.TOWER0 and b != r.BOSS:
         if work[W_CREEP_NEAR, b] == 0:
             amount = amount * r.ALONE // 100
+        if tick > r.WEAR_FROM:
+            amount = amount * (60 * r.S * 100 + r.WEAR * (tick - r.WEAR_FROM)) // (60 * r.S * 100)
         if a < r.TOWER0 and match[BUFF_A + side_of(a)] > tick:
             amount = amount * (100 + r.BOSS_BONUS) // 100
     if b < 10 and hero[BASTION, b] > tick:

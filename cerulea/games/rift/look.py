@@ -203,7 +203,7 @@ def _show_self(w, m, h, side, row_F):
             u = r.TOWER0 + 6 * of + t
             if unit[ALIVE, u]:
                 row_F[29 + 6 * k + t] = unit[HP, u] / unit[MAX_HP, u]
-        row_F[54 + k] = unit[HP, r.ANCIENT0 + of] / r.ANCIENT_HP
+        row_F[54 + k] = unit[HP, r.ANCIENT0 + of] / unit[MAX_HP, r.ANCIENT0 + of]
     for lane in range(3):
         row_F[41 + lane] = _front(unit, side, lane)
     # Whether the boss stands is known only to who sees it; when it may come next is known to all while it is gone.
@@ -234,7 +234,7 @@ def _show_critic(w, m, side, row_F):
             u = r.TOWER0 + 6 * of + t
             if unit[ALIVE, u]:
                 row_F[70 + k] += unit[HP, u] / unit[MAX_HP, u] / 6.0
-        row_F[72 + k] = unit[HP, r.ANCIENT0 + of] / r.ANCIENT_HP
+        row_F[72 + k] = unit[HP, r.ANCIENT0 + of] / unit[MAX_HP, r.ANCIENT0 + of]
         first = r.CREEP0 + r.CREEPS * of
         for c in range(first, first + r.CREEPS):
             if unit[ALIVE, c]:

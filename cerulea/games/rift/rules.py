@@ -85,8 +85,8 @@ PASSIVE_GOLD = 30  # hundredths each tick: 1.5 a second
 START_GOLD = 0
 
 ITEM_COST = np.array([400, 800, 1400], np.int32) * np.int32(G)
-ITEM_HP = np.array([120, 220, 380], np.int32) * np.int32(H)
-ITEM_DAMAGE = np.array([10, 18, 32], np.int32) * np.int32(H)
+ITEM_HP = np.array([150, 300, 500], np.int32) * np.int32(H)
+ITEM_DAMAGE = np.array([20, 36, 60], np.int32) * np.int32(H)
 ITEMS = 3
 
 # melee, ranged, siege
@@ -103,6 +103,7 @@ WAVE_FIRST, WAVE_EVERY = 2 * S, 20 * S
 SIEGE_WAVES = 3  # each third wave has a siege creep
 
 TOWER_HP = np.array([1600, 2000], np.int32) * np.int32(H)
+ONE_LANE = 33  # per cent of buildings' health where all heroes meet in one lane
 TOWER_DAMAGE = np.array([110, 140], np.int32) * np.int32(H)
 ANCIENT_HP, ANCIENT_DAMAGE = 3500 * H, 160 * H
 BUILDING_RANGE = 480
@@ -110,6 +111,7 @@ BUILDING_PERIOD = S
 BUILDING_RADIUS = U  # one stands this far from its middle
 NEAR_CREEP = 8 * U  # without an attacker's creep so near, a building takes ALONE per cent
 ALONE = 40
+WEAR_FROM, WEAR = 90 * S, 75  # from then on buildings take so many per cent more with each minute
 TOWER_GOLD = 150 * G
 AGGRO = 2 * S  # a tower prefers who hurt a hero within this time
 

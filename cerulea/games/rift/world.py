@@ -204,6 +204,7 @@ def begin(w, m, seed, kinds_A, kinds_B, lane_mask):
     match[BOSS_AT] = r.BOSS_FIRST
     match[PER_SIDE], match[LANE_MASK] = len(kinds_A), lane_mask
     unit[TARGET, :] = -1
+    strong = 100 if lane_mask == 7 else r.ONE_LANE
     for side in range(2):
         for i in range(len(kinds_A)):
             h = 5 * side + i
@@ -223,6 +224,6 @@ def begin(w, m, seed, kinds_A, kinds_B, lane_mask):
                     x, y = r.TOWERS[lane][tier]
                     t = r.TOWER0 + 6 * side + 2 * lane + tier
                     x, y = mirrored(x * r.U, side), mirrored(y * r.U, side)
-                    place_building(unit, t, x, y, r.TOWER_HP[tier], r.TOWER_DAMAGE[tier])
+                    place_building(unit, t, x, y, r.TOWER_HP[tier] * strong // 100, r.TOWER_DAMAGE[tier])
         at = mirrored(r.ANCIENT, side)
-        place_building(unit, r.ANCIENT0 + side, at, at, r.ANCIENT_HP, r.ANCIENT_DAMAGE)
+        place_building(unit, r.ANCIENT0 + side, at, at, r.ANCIENT_HP * strong // 100, r.ANCIENT_DAMAGE)
