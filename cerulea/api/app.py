@@ -22,7 +22,20 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cerulea import __version__
-from cerulea.api import funds, jobs, live, matches, models, openai, openai_chat, openai_errors, operate, people, usage, work
+from cerulea.api import (
+    funds,
+    jobs,
+    live,
+    matches,
+    models,
+    openai,
+    openai_chat,
+    openai_errors,
+    operate,
+    people,
+    usage,
+    work,
+)
 from cerulea.api.asking import Needs
 from cerulea.api.meter import Meter
 from cerulea.api.model_meter import ModelMeter

@@ -22,7 +22,7 @@ from cerulea.api.schema import NAME
 from cerulea.core.errors import CeruleaError
 from cerulea.core.files import json_line
 from cerulea.flows.once import LONGEST_KEY
-from cerulea.flows.play import Feed, Matches
+from cerulea.flows.play import Feed, Matches, fogged
 from cerulea.flows.replays import find_replay, list_replays
 from cerulea.games.catalog import GAMES
 from cerulea.people import Caller
@@ -174,6 +174,7 @@ class _Line:
                 raise error
 
     async def _show(self, feed: Feed) -> None:
+        teams: tuple[int, ...] = ()
         while True:
             event = await feed.next()
             if feed.broken:
@@ -181,8 +182,12 @@ class _Line:
                 return
             if event["type"] == "frame":
                 legal = {seat: event["legal"].get(str(seat), []) for seat in self.seats}
-                await self._say({**event, "legal": legal})
+                frame = event["frame"]
+                for team in {teams[seat] for seat in self.seats} if len(self.seats) else ():
+                    frame = fogged(frame, team)
+                await self._say({**event, "frame": frame, "legal": legal})
                 continue
+            teams = event["match"].teams
             await self._say({"type": event["type"], "match": schema.match_out(event["match"]).model_dump()})
             if event["match"].over:
                 await self.socket.close(1000)

@@ -52,7 +52,8 @@ class RunView:
         self.console = Console()
         self.live: Live | None = None
         self.title = "training"
-        self.saved = ""
+        self.saved = self.spent = ""
+        self.facts: dict[str, Any] = {}
         self.printed_at = self.reported_at = 0.0
         self.first: tuple[float, float] | None = None  # (elapsed_s, fraction) of the first step seen
 
@@ -97,6 +98,8 @@ class RunView:
         elif kind == "Done":
             self.close()
             self.end(event)  # type: ignore[arg-type]
+        elif kind == "Spent":
+            self.spent = event.amount  # type: ignore[union-attr]
         elif isinstance(event, Checkpoint):
             self.save(event.step, str(event.folder))
         else:
@@ -138,11 +141,11 @@ class RunView:
         elif kind == "Done":
             values = asdict(event)
             put({"event": "done", **values.pop("score"), **values})
-        elif kind != "Seen":  # for eyes alone
+        elif kind not in ("Seen", "Spent"):  # for eyes alone
             put({"event": self.names.get(kind, kind.lower()), **asdict(event)})
 
     def _begin(self, started: Started) -> None:
-        self.title = started.recipe.name
+        self.title, self.facts = started.recipe.name, started.facts
         how = started.execution
         compiled = ", compiled" if how.compile else ""
         print(

@@ -68,7 +68,9 @@ class PlayView(RunView):
             rows.add_row("step", f"{p.step:,}   {p.agent_steps:,} decisions   {self.left(p)} left")
             years = f"   {p.match_years_per_day:,.1f} match-years a day" if p.match_years_per_day else ""
             rows.add_row("speed", f"{p.agent_steps_per_s:,.0f} decisions/s{years}")
-            rows.add_row("matches", f"{p.matches:,}   {p.episode_steps:,.0f} steps each   return {p.episode_return:.2f}")
+            rows.add_row(
+                "matches", f"{p.matches:,}   {p.episode_steps:,.0f} steps each   return {p.episode_return:.2f}"
+            )
             rows.add_row("rating", f"{p.rating:.1f} points above random")
             rows.add_row("", Text(curve(self.ratings, width), style="cyan"))
             rows.add_row(

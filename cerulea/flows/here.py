@@ -12,17 +12,18 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from cerulea.core.errors import Conflict
-from cerulea.core.money import show
+from cerulea.core.money import cost, show
 from cerulea.core.settings import Settings
-from cerulea.core.values import Usage
+from cerulea.core.values import PlayProgress, Progress, Usage
 from cerulea.flows.link import Link
 from cerulea.flows.perform import perform
 from cerulea.flows.platform import HOME, Platform, open_platform
 from cerulea.flows.runs import hold_run, unfinished_run
-from cerulea.flows.story import Event, Trained
+from cerulea.flows.story import Event, Spent, Trained
 from cerulea.flows.train import new_run_name, train
 from cerulea.flows.work import Desk
 from cerulea.jobs.job import HELD, Job, NewJob, Status
@@ -30,6 +31,7 @@ from cerulea.jobs.protocol import Ending
 from cerulea.store.database import Tx
 from cerulea.train.recipe import Recipe
 
+SPENT_S = 1.0  # between looks at what a run has cost
 SCORES = ("bits_per_byte", "loss", "rating", "low", "high", "win_shares", "game", "game_version")
 
 
@@ -83,9 +85,13 @@ def train_here(
             job = desk.start_here(begin, worker, processes)
             link = Link(desk, desk.assignment(job))
             link.start()
+            told = 0.0
             for event in perform(link, settings, began=began, report=report):
                 if not isinstance(event, (Ending, Trained)):
                     yield event
+                if isinstance(event, (Progress, PlayProgress)) and monotonic() - told > SPENT_S:
+                    told = monotonic()
+                    yield Spent(f"{show(cost(link.report.usage.as_json(), link.order.rates))} so far")
         finally:
             platform.workers.mark(worker, "gone")
         yield _done(platform.queue.get(job.id))

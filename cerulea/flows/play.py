@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLong
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ from typing import Any
 
 from cerulea.compute.launcher import PARENT, environment
 from cerulea.core.clock import new_id
-from cerulea.core.errors import CeruleaError, EngineFailed, Invalid, KeyReused, NotFound, QueueFull, RateLimited, restore
+from cerulea.core.errors import CeruleaError, EngineFailed, KeyReused, NotFound, QueueFull, RateLimited, restore
 from cerulea.flows.model_folders import find_model, find_registered
 from cerulea.flows.platform import Platform
 from cerulea.flows.replays import replay_path
@@ -429,15 +429,17 @@ class Matches:
         process.wait()
 
 
-def checked(wish: Wish) -> Wish:
-    """The wish, where it can be met as far as can be told without the game.
-
-    Raises:
-        Invalid: says what cannot be.
-    """
-    if not 1 <= len(wish.players) <= 16:
-        raise Invalid(f"A match cannot have {len(wish.players)} players.", fix="Name one for each team or place.")
-    return wish
+HIDDEN = ("id", "kind", "team", "player", "name", "level", "kills", "deaths", "assists", "alive", "seen")
 
 
-Tell = Callable[[dict[str, Any]], None]
+def fogged(frame: Mapping[str, Any], team: int) -> dict[str, Any]:
+    """A frame as one team may see it: what tells who sees it (`seen`), and is not seen by them, keeps HIDDEN alone."""
+    return {name: _fogged(value, team) for name, value in frame.items()}
+
+
+def _fogged(value: Any, team: int) -> Any:
+    if isinstance(value, list):
+        return [kept for item in value if (kept := _fogged(item, team)) is not None]
+    if not isinstance(value, dict) or "seen" not in value or team in value["seen"] or value["team"] == team:
+        return value
+    return {key: value[key] for key in HIDDEN if key in value} if "player" in value else None

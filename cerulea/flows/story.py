@@ -50,6 +50,13 @@ class Seen:
     frame: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a run has cost by now, as money is written."""
+
+    amount: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """A run has stopped: which checkpoint is best, and what it took."""
@@ -67,7 +74,7 @@ class Trained:
     score: dict[str, Any]  # how good it is, as its kind measures that
 
 
-Event = Started | Note | Seen | Progress | PlayProgress | Evaluation | Checkpoint | Trained
+Event = Started | Note | Seen | Spent | Progress | PlayProgress | Evaluation | Checkpoint | Trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,9 +103,7 @@ class LiveMatch:
         if not self._observation.acting_MP[0, seat]:
             return [[] for _ in self.game.schema.heads]
         mask = self._observation.mask_MPN[0, seat]
-        return [
-            np.flatnonzero(mask[a:b]).tolist() for a, b in zip(self._first[:-1], self._first[1:], strict=True)
-        ]
+        return [np.flatnonzero(mask[a:b]).tolist() for a, b in zip(self._first[:-1], self._first[1:], strict=True)]
 
     @property
     def waits(self) -> bool:
