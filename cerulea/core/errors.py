@@ -49,7 +49,7 @@
         ├── HoldClosed             a hold that was settled, voided or has expired
         ├── EdgeRefused            a job cannot go from its state to that one
         ├── LeaseStale             another attempt owns the job now
-        ├── SchemaDiffers          an agent that sees or acts otherwise than the game now has it
+        ├── AgentUnfit             an agent that sees or acts otherwise than the game now has it
         ├── SeatTaken              somebody else plays that place of a match
         ├── ActionLate             an action for a step of a match that is over
         └── DatabaseNewer          the database was written by a newer version
@@ -391,7 +391,7 @@ class LeaseStale(Conflict):
     code = "E-JOB-002"
 
 
-class SchemaDiffers(Conflict):
+class AgentUnfit(Conflict):
     """An agent was trained to see or to act otherwise than the game now has it."""
 
     code = "E-AGENT-001"

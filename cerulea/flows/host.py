@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from cerulea.compute.launcher import PARENT, environment
 from cerulea.core.errors import CeruleaError, EngineFailed, ModelTooLarge, NotReady, QueueFull, restore
 from cerulea.flows.fitting import fitted, physical_memory
-from cerulea.flows.model_folders import Model, find_model, find_registered
+from cerulea.flows.model_folders import AGENT, Model, check_writes, find_model, find_registered
 from cerulea.flows.platform import Platform
 from cerulea.flows.serving import Gateway, Offer
 from cerulea.people import Caller
@@ -224,6 +224,7 @@ class Host:
         # Who sits at this machine has no key, and may name a folder of it.
         find = find_registered if caller.key else find_model
         model = await asyncio.to_thread(find, self.platform, label, teams=caller.teams)
+        check_writes(model)
         engine = self._engine(model)
         assert engine.ready is not None
         try:
@@ -248,6 +249,7 @@ class Host:
                 loaded=version.label in loaded,
             )
             for version in self.platform.registry.versions(teams=caller.teams)
+            if AGENT not in version.manifest
         ]
 
     def loaded(self) -> list[tuple[str, Mapping[str, Any]]]:

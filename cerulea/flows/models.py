@@ -15,7 +15,7 @@ from typing import Any
 from cerulea.core.errors import Conflict, Invalid, NotFound, TokenizerInvalid
 from cerulea.core.files import read_json, write_json
 from cerulea.core.values import ModelCard
-from cerulea.flows.model_folders import Model, find_model, folder_model, register
+from cerulea.flows.model_folders import Model, check_writes, find_model, folder_model, register
 from cerulea.flows.platform import HOME, Platform
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.weights import load_decoder, save_decoder
@@ -28,7 +28,9 @@ def open_model(model: Model) -> tuple[Decoder, Tokenizer]:
 
     Raises:
         TokenizerInvalid: the folder has no tokenizer, or one with ids beyond the model's.
+        ModelKindWrong: it is an agent.
     """
+    check_writes(model)
     decoder = load_decoder(model.folder).eval()
     try:
         tokenizer = load_tokenizer(model.folder)

@@ -28,7 +28,7 @@ from typing import Any
 from cerulea.compute.launcher import PARENT, environment
 from cerulea.core.clock import new_id
 from cerulea.core.errors import CeruleaError, EngineFailed, KeyReused, NotFound, QueueFull, RateLimited, restore
-from cerulea.flows.model_folders import find_model, find_registered
+from cerulea.flows.model_folders import check_plays, find_model, find_registered
 from cerulea.flows.platform import Platform
 from cerulea.flows.replays import replay_path
 from cerulea.people import Caller
@@ -143,7 +143,7 @@ class Matches:
 
         Raises:
             NotFound: no such game, bot or model; names the nearest.
-            ModelKindWrong, SchemaDiffers: a model that cannot play it.
+            ModelKindWrong, AgentUnfit: a model that cannot play it.
             RateLimited, QueueFull: too many matches.
             KeyReused: the key came before with another wish.
         """
@@ -304,8 +304,13 @@ class Matches:
     def _folders(self, caller: Caller, wish: Wish) -> dict[str, str]:
         """Where the models among the players lie."""
         find = find_registered if caller.key else find_model
-        labels = [name for name in dict.fromkeys(wish.players) if not name.startswith(BOT)]
-        return {label: str(find(self.platform, label, teams=caller.teams).folder) for label in labels}
+        folders = {}
+        for label in dict.fromkeys(wish.players):
+            if not label.startswith(BOT):
+                model = find(self.platform, label, teams=caller.teams)
+                check_plays(model)
+                folders[label] = str(model.folder)
+        return folders
 
     def _make_room(self, caller: Caller) -> None:
         going = [m for m in self._matches.values() if not m.over]

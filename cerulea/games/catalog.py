@@ -15,7 +15,9 @@ def make_game(name: str, matches: int, **options: Any) -> Game:
     """A game."""
     if name not in GAMES:
         near = difflib.get_close_matches(name, GAMES, n=1)
-        raise NotFound(f"There is no game {name!r}.", why=f"The nearest is {near[0]!r}." if near else "", fix="cerulea games")
+        raise NotFound(
+            f"There is no game {name!r}.", why=f"The nearest is {near[0]!r}." if near else "", fix="cerulea games"
+        )
     from cerulea.games.rift.env import Rift
 
     return Rift(name.removeprefix("rift-"), matches, **options)  # type: ignore[return-value]

@@ -15,7 +15,9 @@ class Player(Protocol):
 
     def begin(self, game: Game) -> None: ...
 
-    def act(self, observation: Observation, out: ActionArray, rows_MP: BoolArray, seed_M: SeedArray, step: int) -> None: ...
+    def act(
+        self, observation: Observation, out: ActionArray, rows_MP: BoolArray, seed_M: SeedArray, step: int
+    ) -> None: ...
 
 
 def random_actions(mask_MPN: BoolArray, heads: tuple[Head, ...], seed_M: SeedArray, step: int) -> ActionArray:

@@ -44,7 +44,7 @@ def open_players(game: Game, labels: Sequence[str], folders: Mapping[str, str]) 
 
     Raises:
         NotFound: no such bot.
-        SchemaDiffers: an agent of another schema.
+        AgentUnfit: an agent of another schema.
     """
     return [_open(game, label, folders.get(label, "")) for label in labels]
 
