@@ -3,8 +3,8 @@
 In:      an agent's folder; the schema that the game has now.
 Out:     a new folder: the same weights, put to the places that their names have now. Its manifest of what was added.
 Kept:    what the old agent saw gives the same logits for what it could do, to 1e-5: new features are read with zero
-         columns, units of a new class or slot are pooled in only where the old ones already were, new actions begin with
-         a low logit. `check` proves it on states, and refuses where it does not hold.
+         columns, kinds of units that are new are not read at first, new actions begin with a low logit. `gap` measures
+         it on states.
 Not here: training after it (the recipe's first steps at a low rate), dropping what an agent has learned to read.
 Source:  OpenAI Five's surgery (arXiv 1912.06680, appendix B), by name instead of by hand.
 """
@@ -12,6 +12,7 @@ Source:  OpenAI Five's surgery (arXiv 1912.06680, appendix B), by name instead o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ from cerulea.nn.policy import Policy, PolicyShape
 
 LOW = -4.0  # a new action's logit at first: rare, and never so rare that it is not tried
 EXACT = 1e-5  # of a logit
+NEAR_NOTHING = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,6 @@ class Change:
     vector: tuple[str, ...] = ()
     unit_features: tuple[str, ...] = ()
     unit_classes: tuple[str, ...] = ()
-    slots: dict[str, int] = field(default_factory=dict)  # of classes that have more slots now
     critic: tuple[str, ...] = ()
     actions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by head
 
@@ -59,15 +60,15 @@ def change_between(old: Schema, new: Schema) -> Change:
             why="A new choice has no behaviour that could stay what it was.",
             fix="Train an agent anew, or let the game keep its choices and add actions to one of them.",
         )
-    slots, before = {}, {c.name: c for c in old.unit_classes}
+    before = {c.name: c for c in old.unit_classes}
     for now in new.unit_classes:
         then = before.get(now.name)
-        if then is not None and (now.count < then.count or now.ordered != then.ordered):
+        if then is not None and (now.count, now.ordered) != (then.count, then.ordered):
             raise AgentUnfit(
-                f"The game shows {now.count} {now.name}, the agent knows {then.count}.", fix="Train an agent anew."
+                f"The game shows {now.count} {now.name}, the agent knows {then.count}.",
+                why="The mean over a kind of units is not the same with more of them.",
+                fix="Let the game show the new units as a kind of their own, or train an agent anew.",
             )
-        if then is not None and now.count > then.count:
-            slots[now.name] = now.count - then.count
     actions = {}
     for head in new.heads:
         known = next(h for h in old.heads if h.name == head.name)
@@ -82,7 +83,6 @@ def change_between(old: Schema, new: Schema) -> Change:
         vector=_new(old.vector, new.vector),
         unit_features=_new(old.unit_features, new.unit_features),
         unit_classes=_new(_names(old), _names(new)),
-        slots=slots,
         critic=_new(old.critic, new.critic),
         actions=actions,
     )
@@ -105,8 +105,14 @@ def shape_after(shape: PolicyShape, new: Schema) -> PolicyShape:
     )
 
 
-def operate(policy: Policy, old: Schema, new: Schema) -> tuple[Policy, Change]:
+def operate(
+    policy: Policy, old: Schema, new: Schema, *, like: Mapping[str, str] | None = None
+) -> tuple[Policy, Change]:
     """A policy for the new schema that does what the old one did.
+
+    Args:
+        like: for new flat features, an old one that they are read like at first, instead of not at all. That is for
+            what is 0 in everything the agent has seen, as the feature of a hero it never played is.
 
     Raises:
         AgentUnfit: something that it relies on is gone.
@@ -116,6 +122,10 @@ def operate(policy: Policy, old: Schema, new: Schema) -> tuple[Policy, Change]:
     after = Policy(shape)
     tensors = {name: tensor.clone() for name, tensor in after.state_dict().items()}
     _place_columns(tensors, before, "vector.weight", old.vector, new.vector)
+    for name, model in (like or {}).items():
+        if name not in change.vector or model not in old.vector:
+            raise AgentUnfit(f"{name!r} cannot be read like {model!r}.", fix="Name a new flat feature and an old one.")
+        tensors["vector.weight"][:, new.vector.index(name)] = before["vector.weight"][:, old.vector.index(model)]
     tensors["vector.bias"] = before["vector.bias"]
     _units(tensors, before, old, new)
     _mix(tensors, before, policy.shape, old, new)
@@ -133,7 +143,9 @@ def operate(policy: Policy, old: Schema, new: Schema) -> tuple[Policy, Change]:
     return after.eval(), change
 
 
-def gap(old: Policy, new: Policy, olds: dict[str, Tensor], news: dict[str, Tensor], actions: list[tuple[int, int]]) -> float:
+def gap(
+    old: Policy, new: Policy, olds: dict[str, Tensor], news: dict[str, Tensor], actions: list[tuple[int, int]]
+) -> float:
     """The largest change of any logit that both have, over the same states as each of them sees these.
 
     Args:
@@ -187,12 +199,10 @@ def _units(tensors: dict[str, Tensor], before: dict[str, Tensor], old: Schema, n
                 weight[:, new.unit_features.index(name)] = before[f"units.{then}.weight"][:, i]
             tensors[key], tensors[f"units.{number}.bias"] = weight, before[f"units.{then}.bias"]
             if unit_class.ordered:
-                place = torch.zeros_like(tensors[f"places.{places_now.index(unit_class.name)}"])
                 known = before[f"places.{places_then.index(unit_class.name)}"]
-                place[: len(known)] = known
-                # A new place of a role begins as the last one before it: the nearest in rank.
-                place[len(known) :] = known[-1]
-                tensors[f"places.{places_now.index(unit_class.name)}"] = place
+                tensors[f"places.{places_now.index(unit_class.name)}"] = known
+        else:  # near nothing, but not nothing, or it would never learn
+            tensors[f"units.{number}.weight"] *= NEAR_NOTHING
 
 
 def _mix(tensors: dict[str, Tensor], before: dict[str, Tensor], shape: PolicyShape, old: Schema, new: Schema) -> None:
