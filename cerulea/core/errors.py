@@ -19,6 +19,9 @@
     │   ├── JobKindUnknown         a job of a kind that nobody runs
     │   ├── ModelKindWrong         an agent where a language model is needed, or the other way round
     │   ├── ActionIllegal          an action that the game forbids now
+    │   ├── AgentUnfit             an agent of another game, or of another version of what it shows
+    │   ├── GameInvalid            a game that does not exist, or cannot be learned
+    │   ├── ReplayInvalid          a replay that is damaged, or of another version of its game
     │   └── NotFound               no model, run, job, fund, team or file of that name
     │       └── UnknownSeat          no such place in a match, or it is not yours
     ├── Failed                   1
@@ -26,6 +29,7 @@
     │   ├── CheckpointUnusable     no checkpoint in the folder verifies
     │   ├── CheckpointNotWritten   the disk is full or refuses; the last one is whole
     │   ├── TrainingDiverged       too many steps in a row without a finite gradient
+    │   ├── GameBroken             a game that breaks the rules of the protocol
     │   ├── ModelTooLarge          a model needs more memory than it may have
     │   ├── EngineFailed           a step of an engine failed, or its process ended
     │   └── BooksDiffer            an audit found what does not add up
@@ -49,7 +53,6 @@
         ├── HoldClosed             a hold that was settled, voided or has expired
         ├── EdgeRefused            a job cannot go from its state to that one
         ├── LeaseStale             another attempt owns the job now
-        ├── AgentUnfit             an agent that sees or acts otherwise than the game now has it
         ├── SeatTaken              somebody else plays that place of a match
         ├── ActionLate             an action for a step of a match that is over
         └── DatabaseNewer          the database was written by a newer version
@@ -198,6 +201,24 @@ class ActionIllegal(Invalid):
     code = "E-MATCH-003"
 
 
+class AgentUnfit(Invalid):
+    """An agent was trained in a game that shows something else, or lets players do something else."""
+
+    code = "E-GAME-001"
+
+
+class GameInvalid(Invalid):
+    """A game that does not exist, cannot be made so, or cannot be learned."""
+
+    code = "E-GAME-002"
+
+
+class ReplayInvalid(Invalid):
+    """A replay is cut short, damaged, or of another version of its game."""
+
+    code = "E-GAME-004"
+
+
 class NotFound(Invalid):
     """Nothing of that name exists."""
 
@@ -238,6 +259,12 @@ class TrainingDiverged(Failed):
     """Too many steps in a row had no finite loss or gradient."""
 
     code = "E-RUN-002"
+
+
+class GameBroken(Failed):
+    """A game does not keep the rules that players and trainers rely on."""
+
+    code = "E-GAME-003"
 
 
 class ModelTooLarge(Failed):
@@ -389,12 +416,6 @@ class LeaseStale(Conflict):
     """Another attempt owns the job now; what this one says is not taken."""
 
     code = "E-JOB-002"
-
-
-class AgentUnfit(Conflict):
-    """An agent was trained to see or to act otherwise than the game now has it."""
-
-    code = "E-AGENT-001"
 
 
 class SeatTaken(Conflict):

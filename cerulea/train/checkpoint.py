@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -40,9 +40,23 @@ RESUME_FILES = ("optim.safetensors", "state.json")
 _NAME = re.compile(r"step-(\d{8,})")
 
 
+class Contents(Protocol):
+    """What a checkpoint holds: values that nobody writes to any more."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Plain values, `step` among them."""
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    def fill(self, folder: Path) -> None:
+        """Write every file but the manifest, each durably (`write_file`, `write_tensors`)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything that a checkpoint holds; tensors are copies that nobody writes to."""
+    """A text run's checkpoint; tensors are copies that nobody writes to."""
 
     shape: DecoderShape
     weights: dict[str, Tensor]  # by the decoder's own names
@@ -51,13 +65,30 @@ class Snapshot:
     card: ModelCard
     tokenizer: Tokenizer
 
+    def fill(self, folder: Path) -> None:
+        """Model, tokenizer, optimizer, state and card."""
+        config, tensors = file_form(self.shape, self.weights, end_of_text=self.tokenizer.end_of_text)
+        write_file(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_tensors(folder / "model.safetensors", tensors)
+        write_tensors(folder / "optim.safetensors", self.optimizer)
+        write_state(folder, self.state, self.card)
+        self.tokenizer.save(folder)
+        for path in folder.glob("tokenizer*.json"):
+            _sync(path)
+
+
+def write_state(folder: Path, state: dict[str, Any], card: ModelCard) -> None:
+    """state.json and card.json."""
+    write_file(folder / "state.json", (json.dumps(state) + "\n").encode())
+    write_file(folder / "card.json", (json.dumps(dataclasses.asdict(card), indent=2) + "\n").encode())
+
 
 def snapshot_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies in main memory, detached."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
-def write_checkpoint(root: Path, snapshot: Snapshot) -> Checkpoint:
+def write_checkpoint(root: Path, snapshot: Contents) -> Checkpoint:
     """Write one checkpoint folder below `root` and return it once it is whole.
 
     Raises:
@@ -70,7 +101,7 @@ def write_checkpoint(root: Path, snapshot: Snapshot) -> Checkpoint:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _fill(temporary, snapshot)
+        snapshot.fill(temporary)
         manifest = {
             "step": step,
             "files": {
@@ -79,7 +110,7 @@ def write_checkpoint(root: Path, snapshot: Snapshot) -> Checkpoint:
             },
         }
         content = (json.dumps(manifest, indent=1) + "\n").encode()
-        _write(temporary / MANIFEST, content)
+        write_file(temporary / MANIFEST, content)
         sync_folder(temporary)
         # A damaged folder of the same step, passed over at a resume, gives way.
         shutil.rmtree(final, ignore_errors=True)
@@ -96,26 +127,15 @@ def write_checkpoint(root: Path, snapshot: Snapshot) -> Checkpoint:
     return Checkpoint(folder=final, digest=digest, step=step, card=snapshot.card, write_s=perf_counter() - began)
 
 
-def _fill(folder: Path, snapshot: Snapshot) -> None:
-    config, tensors = file_form(snapshot.shape, snapshot.weights, end_of_text=snapshot.tokenizer.end_of_text)
-    _write(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-    _write_tensors(folder / "model.safetensors", tensors)
-    _write_tensors(folder / "optim.safetensors", snapshot.optimizer)
-    _write(folder / "state.json", (json.dumps(snapshot.state) + "\n").encode())
-    _write(folder / "card.json", (json.dumps(dataclasses.asdict(snapshot.card), indent=2) + "\n").encode())
-    snapshot.tokenizer.save(folder)
-    for path in folder.glob("tokenizer*.json"):
-        _sync(path)
-
-
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Stream tensors to disk, without a second copy of them in memory."""
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, METADATA)
@@ -252,7 +272,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._result: Checkpoint | BaseException | None = None
 
-    def start(self, snapshot: Snapshot) -> None:
+    def start(self, snapshot: Contents) -> None:
         """Begin to write; the one before must have been fetched."""
         assert self._thread is None
         self._result = None

@@ -26,18 +26,8 @@ from cerulea.core.errors import NotFound, RecipeInvalid
 from cerulea.core.names import NAME_RULE, is_name
 from cerulea.nn.shape import GPT2_SIZES, DecoderShape, preset_shape
 from cerulea.text.tokenizer import KINDS
-
-
-def key(default: Any, help: str, *, path: bool = False) -> Any:
-    """A recipe key with its default and the sentence that docs/recipes.md shows.
-
-    Args:
-        path: what stands there names files, which not everybody may name (`flows.roots`).
-    """
-    metadata = {"help": help, **({"path": True} if path else {})}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+from cerulea.train.keys import key
+from cerulea.train.play_recipe import PlayRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,10 +173,11 @@ class TextRecipe:
         return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
 
 
-Recipe = TextRecipe  # stand-in until kinds are merged
+Recipe = TextRecipe | PlayRecipe
+KINDS_OF_RUN: dict[str, type] = {"text": TextRecipe, "selfplay": PlayRecipe}
 
 
-def read_recipe(path: Path, *, changes: list[str] | None = None, data: list[str] | None = None) -> TextRecipe:
+def read_recipe(path: Path, *, changes: list[str] | None = None, data: list[str] | None = None) -> Recipe:
     """Read a TOML recipe, apply `--set path=value` changes and `--data` entries.
 
     Raises:
@@ -210,7 +201,7 @@ def read_recipe(path: Path, *, changes: list[str] | None = None, data: list[str]
     return recipe_from(values, str(path), changes)
 
 
-def recipe_from(values: dict[str, Any], source: str = "the recipe", changes: list[str] | None = None) -> TextRecipe:
+def recipe_from(values: dict[str, Any], source: str = "the recipe", changes: list[str] | None = None) -> Recipe:
     """A recipe from plain values, as TOML or `as_json` gives them.
 
     Args:
@@ -224,13 +215,13 @@ def recipe_from(values: dict[str, Any], source: str = "the recipe", changes: lis
         return changed.get(at.partition("[")[0]) or next(inside, source)
 
     kind = values.get("kind", "text")
-    if kind != "text":
+    if kind not in KINDS_OF_RUN:
         raise RecipeInvalid(
             f"{origin('kind')} has kind {kind!r}.",
-            why="This version trains recipes of kind text.",
-            fix='Set kind = "text".',
+            why=f"This version trains recipes of kind {' and '.join(KINDS_OF_RUN)}.",
+            fix='Set kind = "text" or kind = "selfplay".',
         )
-    return _build(TextRecipe, values, "", origin)  # type: ignore[no-any-return]
+    return _build(KINDS_OF_RUN[kind], values, "", origin)  # type: ignore[no-any-return]
 
 
 def _set(values: dict[str, Any], change: str) -> None:
@@ -292,6 +283,7 @@ _NAMES = {
     str: "a text in quotes",
     list: "a list in brackets",
     bool: "true or false",
+    dict: "a table",
 }
 
 

@@ -1,0 +1,121 @@
+"""Proximal policy optimisation (Schulman et al. 2017): advantages, the loss, nothing else.
+
+Advantages are generalised (Schulman et al. 2016), counted over a player's own decisions: what is paid while others
+move belongs to the decision before. A match that ended is worth nothing more; one that was cut off is worth what was
+estimated.
+Not here: who plays (`opponents`), when weights change (`selfplay`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cerulea.nn.policy import log_probabilities
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+
+def advantages(
+    reward_TMP: FloatArray,
+    value_TMP: FloatArray,
+    acting_TMP: BoolArray,
+    terminated_TMP: BoolArray,
+    truncated_TMP: BoolArray,
+    after_TMP: FloatArray,
+    last_MP: FloatArray,
+    *,
+    discount: float,
+    trace: float,
+) -> FloatArray:
+    """Advantages of every decision; returns are advantage + value.
+
+    Args:
+        reward_TMP: paid by step t.
+        value_TMP: estimated before step t.
+        acting_TMP: whether the player's action counted at step t; other places get 0.
+        terminated_TMP, truncated_TMP: whether the player's match ended with step t, and how.
+        after_TMP: the value of what follows a truncated step; read only there.
+        last_MP: the value after the last step.
+        discount: gamma, for each decision of one's own. trace: lambda.
+    """
+    steps = len(reward_TMP)
+    found = np.zeros_like(reward_TMP)
+    paid = np.zeros_like(last_MP)
+    following, carried = last_MP.astype(np.float32).copy(), np.zeros_like(last_MP)
+    for t in range(steps - 1, -1, -1):
+        over = terminated_TMP[t] | truncated_TMP[t]
+        following = np.where(over, np.where(terminated_TMP[t], 0.0, after_TMP[t]), following)
+        carried = np.where(over, 0.0, carried)
+        paid = np.where(over, 0.0, paid) + reward_TMP[t]
+        acting = acting_TMP[t]
+        delta = paid + discount * following - value_TMP[t]
+        advantage = delta + discount * trace * carried
+        found[t] = np.where(acting, advantage, 0.0)
+        following = np.where(acting, value_TMP[t], following)
+        carried = np.where(acting, advantage, carried)
+        paid = np.where(acting, 0.0, paid)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What one minibatch gave; tensors without gradients but `total`."""
+
+    total: Tensor
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+    divergence: Tensor
+    clipped: Tensor
+
+
+def ppo_loss(
+    logits: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    actions: Tensor,
+    old_log_p: Tensor,
+    advantage: Tensor,
+    returns: Tensor,
+    weight: Tensor,
+    *,
+    heads: tuple[int, ...],
+    clip: float,
+    entropy_bonus: float,
+    value_weight: float,
+) -> Losses:
+    """The clipped loss, averaged over rows by their weight.
+
+    Args:
+        logits: (..., N) before the mask. values, advantage, returns, old_log_p, weight: (...).
+        mask: bool (..., N). actions: int64 (..., A), each within its head.
+        weight: 1 for decisions that count, 0 for those that were not ours to learn from.
+
+    Where a player had no choice, the ratio is 1 whatever the weights are: such rows teach the value alone.
+    """
+    each = log_probabilities(logits, mask, heads)
+    log_p = torch.zeros_like(old_log_p)
+    entropy = torch.zeros_like(old_log_p)
+    for number, part in enumerate(each):
+        log_p = log_p + part.gather(-1, actions[..., number : number + 1]).squeeze(-1)
+        # 0 log 0 = 0: what is not legal has probability exactly 0 and a finite logarithm.
+        entropy = entropy - (part.exp() * part).sum(-1)
+    count = weight.sum().clamp_min(1.0)
+    difference = (log_p - old_log_p) * weight
+    ratio = difference.exp()
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    policy = -(gain * weight).sum() / count
+    value = 0.5 * ((values.float() - returns).square() * weight).sum() / count
+    mean_entropy = (entropy * weight).sum() / count
+    total = policy + value_weight * value - entropy_bonus * mean_entropy
+    with torch.no_grad():
+        # Schulman's third estimate of the divergence: r - 1 - log r, never negative.
+        divergence = ((ratio - 1 - difference) * weight).sum() / count
+        clipped = (((ratio - 1).abs() > clip) * weight).sum() / count
+    return Losses(total, policy.detach(), value.detach(), mean_entropy.detach(), divergence, clipped)
