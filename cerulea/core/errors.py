@@ -19,7 +19,6 @@
     │   ├── JobKindUnknown         a job of a kind that nobody runs
     │   ├── ModelKindWrong         an agent where a language model is needed, or the other way round
     │   ├── ActionIllegal          an action that the game forbids now
-    │   ├── AgentUnfit             an agent of another game, or of another version of what it shows
     │   ├── GameInvalid            a game that does not exist, or cannot be learned
     │   ├── ReplayInvalid          a replay that is damaged, or of another version of its game
     │   └── NotFound               no model, run, job, fund, team or file of that name
@@ -49,6 +48,7 @@
     └── Conflict                 5: it clashes with what is there
         ├── ResumeMismatch         a checkpoint of another recipe, corpus or tokenizer
         │   └── ResumeDiffers        not the checkpoint that the platform knows
+        ├── AgentUnfit             an agent that sees or acts otherwise than the game now has it
         ├── KeyReused              a repeated idempotency key with other contents
         ├── HoldClosed             a hold that was settled, voided or has expired
         ├── EdgeRefused            a job cannot go from its state to that one
@@ -199,12 +199,6 @@ class ActionIllegal(Invalid):
     """A game forbids that action at this step."""
 
     code = "E-MATCH-003"
-
-
-class AgentUnfit(Invalid):
-    """An agent was trained in a game that shows something else, or lets players do something else."""
-
-    code = "E-GAME-001"
 
 
 class GameInvalid(Invalid):
@@ -392,6 +386,12 @@ class ResumeDiffers(ResumeMismatch):
     """The checkpoint that an attempt would go on from is not the one that the platform knows."""
 
     code = "E-RESUME-002"
+
+
+class AgentUnfit(Conflict):
+    """An agent was trained to see or to act otherwise than the game now has it."""
+
+    code = "E-AGENT-001"
 
 
 class KeyReused(Conflict):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cerulea.core.errors import AgentUnfit, WeightsInvalid
 from cerulea.core.files import read_json
-from cerulea.core.seeds import mixed
-from cerulea.games.game import ActionArray, BoolArray, Game, Observation, Schema, schema_from
+from cerulea.games.game import ActionArray, BoolArray, Game, Observation, Schema, SeedArray, schema_from
+from cerulea.games.match import uniform_draws
 from cerulea.nn.policy import Policy, PolicyShape, masked, policy_shape_from
 from cerulea.train.play_recipe import PolicyKeys
 from cerulea.train.rollout import Sides, draw_actions
@@ -90,55 +90,61 @@ class Agent:
 
         self.sides = Sides.of(game.teams)
 
-    def memory(self, matches: int, players: int) -> Tensor:
-        """An empty memory."""
+    @property
+    def schema_digest(self) -> str:
+        """Of what it was trained to see and do."""
+        return self.schema.digest()
+
+    def begin(self, matches: int, players: int) -> Tensor:
+        """An empty memory; to empty that of single matches, set their rows to 0."""
         return torch.zeros(matches, players, self.policy.shape.state)
 
     def act(
         self,
-        look: Observation,
+        observation: Observation,
         memory: Tensor,
-        fresh_M: BoolArray,
-        rows_MP: BoolArray,
-        out: ActionArray,
-        *,
-        seed: int,
+        seed_M: SeedArray,
         step: int,
+        *,
         greedy: bool = False,
-    ) -> None:
-        """Write the actions of the marked players into `out`, and bring their memory up to date in place.
+        rows_MP: BoolArray | None = None,
+    ) -> tuple[ActionArray, Tensor]:
+        """Actions of the marked players (all by default), and their memory after it; other rows are 0 and as they were.
 
-        Sides are thought through whole: marked players of a side share what its unmarked ones see.
+        Sides are thought through whole: marked players of a side share what its unmarked ones see. What is drawn is a
+        function of (seed of the match, step, place): it does not depend on which matches stand beside.
         """
-        m, p = rows_MP.shape
+        m, p = observation.acting_MP.shape
+        rows_MP = np.ones((m, p), np.bool_) if rows_MP is None else rows_MP
         sides, players = self.sides.sides, self.sides.players
-        wanted = rows_MP.reshape(-1, players).any(1)
-        at = torch.from_numpy(np.flatnonzero(wanted))
-        fresh = np.broadcast_to(fresh_M[:, None], (m, p))
+        at = torch.from_numpy(np.flatnonzero(rows_MP.reshape(-1, players).any(1)))
+        heads = self.policy.shape.heads
 
         def some(array: Any) -> Tensor:
             tensor = torch.as_tensor(np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array)
             return tensor.reshape(-1, players, *tensor.shape[2:])[at]
 
         with torch.inference_mode():
-            critic = look.critic_MPF if self.policy.shape.critic else np.zeros((m, p, 0), np.float32)
+            critic = observation.critic_MPF if self.policy.shape.critic else np.zeros((m, p, 0), np.float32)
+            old = some(memory)
             logits, _, state = self.policy.step(
-                some(look.vector_MPF), some(look.units_MPUF), some(critic), some(memory), some(fresh)
+                some(observation.vector_MPF),
+                some(observation.units_MPUF),
+                some(critic),
+                old,
+                some(np.zeros((m, p), bool)),
             )
+            memory = memory.clone()
             memory.view(-1, players, memory.shape[-1])[at] = state
-            mask = some(look.mask_MPN)
-            heads = self.policy.shape.heads
+            mask = some(observation.mask_MPN)
             if greedy:
                 parts = masked(logits, mask).split(list(heads), dim=-1)
                 actions = torch.stack([part.argmax(-1) for part in parts], dim=-1)
             else:
-                generator = torch.Generator().manual_seed(mixed(seed, step, 3) >> 1)
-                uniform = torch.rand(m, p, len(heads), generator=generator)
-                actions, _ = draw_actions(logits, mask, heads, some(uniform))
+                actions, _ = draw_actions(logits, mask, heads, some(uniform_draws(seed_M, step, p, len(heads))))
         chosen = np.zeros((m * sides, players, len(heads)), np.int32)
         chosen[at.numpy()] = actions.numpy()
-        chosen = chosen.reshape(m, p, len(heads))
-        out[rows_MP] = chosen[rows_MP]
+        return np.where(rows_MP[..., None], chosen.reshape(m, p, len(heads)), 0), memory
 
 
 def load_agent(folder: Path) -> Agent:

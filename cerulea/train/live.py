@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -285,11 +286,9 @@ def _shown(wish: Mapping[str, Any]) -> dict[str, Any]:
 def _frames(wish: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     from cerulea.games.replay import frames, read_replay
 
-    for step, frame in enumerate(frames(read_replay(Path(wish["replay"])))):
-        if step >= wish["first"] + wish["count"]:
-            return
-        if step >= wish["first"]:
-            yield {"step": step, "frame": frame}
+    first = wish["first"]
+    for number, frame in enumerate(islice(frames(read_replay(Path(wish["replay"]))), first, first + wish["count"])):
+        yield {"step": first + number, "frame": frame}
 
 
 def main() -> int:
