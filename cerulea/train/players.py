@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cerulea.games.game import ActionArray, BoolArray, Game, Observation, SeedArray
 from cerulea.games.match import BotPlayer, Player
+
+if TYPE_CHECKING:
+    from cerulea.train.agent import Agent
 
 BOT = "bot:"
 
@@ -20,10 +24,8 @@ BOT = "bot:"
 class AgentPlayer:
     """A trained agent as a player; all matches of a game begin together."""
 
-    def __init__(self, folder: Path, *, greedy: bool = False) -> None:
-        from cerulea.train.agent import load_agent
-
-        self.agent, self.greedy = load_agent(folder), greedy
+    def __init__(self, agent: Agent, *, greedy: bool = False) -> None:
+        self.agent, self.greedy = agent, greedy
 
     def begin(self, game: Game) -> None:
         """Forget what was before.
@@ -56,5 +58,9 @@ def open_players(game: Game, labels: Sequence[str], folders: Mapping[str, str]) 
 
 
 def open_player(label: str, folder: str) -> Player:
-    """A player by its label."""
-    return BotPlayer(label.removeprefix(BOT)) if label.startswith(BOT) else AgentPlayer(Path(folder))
+    """A player by its label; torch is loaded for agents alone."""
+    if label.startswith(BOT):
+        return BotPlayer(label.removeprefix(BOT))
+    from cerulea.train.agent import load_agent
+
+    return AgentPlayer(load_agent(Path(folder)))
