@@ -207,7 +207,7 @@ class Policy(nn.Module):
         core, state = self._remember(read, state.flatten(0, 1), fresh.flatten(1, 2))
         core = core.view(steps, sides, players, -1)
         logits, values = self._decide(core, embedded, critic)
-        return logits, values, state.view(sides, players, -1)
+        return logits, values, state.view(sides, players, self.shape.state)
 
     def step(
         self, vector: Tensor, units: Tensor, critic: Tensor, state: Tensor, fresh: Tensor

@@ -117,12 +117,12 @@ class Agent:
         m, p = observation.acting_MP.shape
         rows_MP = np.ones((m, p), np.bool_) if rows_MP is None else rows_MP
         sides, players = self.sides.sides, self.sides.players
-        at = torch.from_numpy(np.flatnonzero(rows_MP.reshape(-1, players).any(1)))
+        at = torch.from_numpy(np.flatnonzero(rows_MP.reshape(m * sides, players).any(1)))
         heads = self.policy.shape.heads
 
         def some(array: Any) -> Tensor:
             tensor = torch.as_tensor(np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array)
-            return tensor.reshape(-1, players, *tensor.shape[2:])[at]
+            return tensor.reshape(m * sides, players, *tensor.shape[2:])[at]
 
         with torch.inference_mode():
             critic = observation.critic_MPF if self.policy.shape.critic else np.zeros((m, p, 0), np.float32)
@@ -135,7 +135,7 @@ class Agent:
                 some(np.zeros((m, p), bool)),
             )
             memory = memory.clone()
-            memory.view(-1, players, memory.shape[-1])[at] = state
+            memory.view(m * sides, players, memory.shape[-1])[at] = state
             mask = some(observation.mask_MPN)
             if greedy:
                 parts = masked(logits, mask).split(list(heads), dim=-1)

@@ -169,7 +169,7 @@ class Player:
     def _grouped(self, array: Any, rows: NDArray[np.int64] | None = None) -> Tensor:
         """(M, P, ...) as (sides of all matches, players of a side, ...), or some of these sides."""
         tensor = torch.as_tensor(array)
-        tensor = tensor.reshape(-1, self.sides.players, *tensor.shape[2:])
+        tensor = tensor.reshape(len(tensor) * self.sides.sides, self.sides.players, *tensor.shape[2:])
         return tensor if rows is None else tensor[torch.from_numpy(rows)]
 
     def _think(self, policy: Policy, t: int, state: Tensor, rows: NDArray[np.int64] | None = None) -> Any:

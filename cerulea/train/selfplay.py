@@ -391,14 +391,16 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = keys.learning_rate * self._rate(fraction)
 
+        columns_all = self.game.matches * sides.sides
+
         def grouped(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).reshape(len(array), -1, sides.players, *array.shape[3:])
+            return torch.from_numpy(array).reshape(len(array), columns_all, sides.players, *array.shape[3:])
 
         parts = [r.vector, r.units, r.critic, r.fresh, r.mask]
         seen = [grouped(part[:-1]) for part in parts]
         numbers = [grouped(part) for part in (r.action, r.log_p, advantage, returns, weight)]
-        state = torch.from_numpy(r.state).reshape(-1, sides.players, r.state.shape[-1])
-        columns = np.flatnonzero(weight.reshape(r.steps, -1, sides.players).any((0, 2)))
+        state = torch.from_numpy(r.state).reshape(columns_all, sides.players, r.state.shape[-1])
+        columns = np.flatnonzero(weight.reshape(r.steps, columns_all, sides.players).any((0, 2)))
         size = max(1, keys.minibatch // self.team.ranks // (r.steps * sides.players))
         pieces = max(1, round(len(columns) / size))
         (pieces_f,) = self._largest(float(pieces))
@@ -436,7 +438,7 @@ class _Run:
                 norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), keys.gradient_norm or math.inf)
                 self.optimizer.step()
                 told = (losses.total, losses.policy, losses.value, losses.entropy, losses.divergence, losses.clipped)
-                sums += [float(each) for each in (*told, norm)]
+                sums += [float(each.detach()) for each in (*told, norm)]
         sums /= keys.epochs * pieces
         spread = returns[weight].var()
         explained = 1 - (returns - r.value)[weight].var() / spread if spread > 0 else 0.0
