@@ -9,7 +9,7 @@ from typing import Any
 from cerulea.core.files import json_line
 
 
-def waiting(text: str) -> AbstractContextManager[object]:
+def waiting(text: str) -> AbstractContextManager[Any]:
     """Something that moves on a terminal while a person waits; nothing elsewhere."""
     if not sys.stderr.isatty():
         return nullcontext()

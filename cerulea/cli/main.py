@@ -16,7 +16,7 @@ import typer
 from typer import Argument, Option
 
 from cerulea import __version__
-from cerulea.cli import chat, jobs, models, people, up, usage
+from cerulea.cli import chat, jobs, models, people, playing, up, usage
 from cerulea.cli import fund as money
 from cerulea.cli.chat import LOADING
 from cerulea.cli.lines import put, waiting
@@ -41,7 +41,7 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(up.worker)
 app.command()(chat.chat)
-for story in (*jobs.COMMANDS, *models.COMMANDS, usage.usage):
+for story in (*jobs.COMMANDS, *models.COMMANDS, *playing.COMMANDS, usage.usage):
     app.command()(story)
 for word, part in (("fund", money.app), ("team", people.teams), ("person", people.persons), ("key", people.keys)):
     app.add_typer(part, name=word)
@@ -208,11 +208,11 @@ def export(
     context: typer.Context,
     model: ModelName,
     folder: Annotated[Path, Argument(metavar="DIR", help="A new folder.")],
-    format_: Annotated[str, Option("--format", help="hf or cerulea.")] = "hf",
+    format_: Annotated[str, Option("--format", help="hf, cerulea, or for an agent onnx.")] = "hf",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model to a folder that transformers (hf) or another Cerulea can load."""
+    """Write a model to a folder that transformers (hf), another Cerulea or onnxruntime (onnx) can load."""
     from cerulea.flows.models import export_model
 
     with platform_of(context, home) as platform:

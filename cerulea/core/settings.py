@@ -146,6 +146,11 @@ class Settings:
         return self.home / "replays"
 
     @property
+    def results(self) -> Path:
+        """File of all results of matches, from which ratings are computed."""
+        return self.home / "results.jsonl"
+
+    @property
     def shards(self) -> Path:
         """Folder of packed corpora and trained tokenizers."""
         return self.home / "shards"

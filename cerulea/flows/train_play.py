@@ -24,7 +24,7 @@ from cerulea.flows.train_text import as_it_began
 from cerulea.games.catalog import make_game
 from cerulea.games.game import Game, observation_buffers, tick_buffers
 from cerulea.games.match import RANDOM
-from cerulea.games.rating import fit
+from cerulea.games.rating import fit, tallies_of
 from cerulea.nn.policy import Policy
 from cerulea.nn.precision import Execution, Machine
 from cerulea.train.agent import shape_for

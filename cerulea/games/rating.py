@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from cerulea.core.files import json_line
+from cerulea.games.match import Series
 
 POINTS = 8.3 / math.log(4.0)  # points for one nat: 80 % are odds of 4
 PRIOR = 0.5  # matches that each pair of players is assumed to have drawn, so that who always wins has a number
@@ -127,6 +128,19 @@ def _linked(tallies: list[Tally], anchor: str) -> list[Tally]:
         if not more:
             return [t for t in tallies if t.n and t.a in known and t.b in known]
         known |= more
+
+
+def tallies_of(series: Series) -> list[Tally]:
+    """A series as results, side by side."""
+    found = []
+    for side, first in ((0, "a"), (1, "b")):
+        own = [o for o in series.outcomes if o.first == first]
+        wins_a = sum(not o.timeout and o.winner == side for o in own)
+        wins_b = sum(not o.timeout and o.winner == 1 - side for o in own)
+        found.append(
+            Tally(a=series.a, b=series.b, side_a=side, wins_a=wins_a, wins_b=wins_b, neither=len(own) - wins_a - wins_b)
+        )
+    return found
 
 
 # -- the log --------------------------------------------------------------------------------------------

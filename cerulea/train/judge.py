@@ -92,7 +92,13 @@ def judge(
 
     def meet(other: Player, label: str) -> Series:
         return play_series(
-            kept, agent, other, names=(name, label), n=n, seed=seed, report=lambda done, total: report(label, done, total)
+            kept,
+            agent,
+            other,
+            names=(name, label),
+            n=n,
+            seed=seed,
+            report=lambda done, total: report(label, done, total),
         )[0]
 
     series = [meet(BotPlayer(bot), f"bot:{bot}") for bot in opponents]
@@ -123,7 +129,7 @@ def past_selves(agent: Agent, checkpoint: Path) -> list[tuple[str, Agent]]:
         step, _, name = key.partition(":")
         weights.setdefault(int(step), {})[name] = tensor
     last = int(read_json(checkpoint / "state.json")["step"])
-    found = []
+    found: list[tuple[str, Agent]] = []
     for share in PAST_AT:
         step = min(weights, key=lambda known: abs(known - share * last), default=None)
         if step is None or (taken := f"itself at step {step:,}") in {label for label, _ in found}:
@@ -153,7 +159,9 @@ def behaviour_of(games: Sequence[Game]) -> dict[str, float]:
     found = {}
     for ratio, (above, below) in RATIOS.items():
         if above in totals and (below in totals or not below):
-            found[ratio] = round(totals[above] / (totals[below] if below else matches), 4) if _some(totals, below) else 0.0
+            found[ratio] = (
+                round(totals[above] / (totals[below] if below else matches), 4) if _some(totals, below) else 0.0
+            )
     return found
 
 
@@ -172,5 +180,3 @@ RATIOS = {
 
 def _some(totals: dict[str, float], below: str) -> bool:
     return not below or totals[below] > 0
-
-

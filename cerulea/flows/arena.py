@@ -1,0 +1,248 @@
+"""Matches that nobody watches: between models and bots, counted, kept, and turned into ratings.
+
+In:      an open platform, labels of players (a model, or `bot:NAME`), a game.
+Out:     how a series went; a ladder; what happened in a replay.
+Kept:    every result is appended to CERULEA_HOME/results.jsonl, under the version of each model and of the game; ratings
+         are computed from all of them. Replays lie in CERULEA_HOME/replays.
+Not here: live matches (`flows.play`), how good one agent is by itself (`flows.judging`), the numbers (`games.rating`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cerulea.core.clock import iso, new_id
+from cerulea.core.errors import Invalid
+from cerulea.core.seeds import mixed
+from cerulea.flows.model_folders import AGENT, check_plays, find_model, list_models
+from cerulea.flows.platform import HOME, Platform
+from cerulea.flows.replays import find_file, replay_path
+from cerulea.games.catalog import make_game
+from cerulea.games.game import Game
+from cerulea.games.match import RANDOM, Player, Series, play_series
+from cerulea.games.rating import Rating, append_results, fit, read_results, tallies_of
+from cerulea.games.replay import Replay, frames, read_replay, save_replay
+from cerulea.train.players import BOT, open_player
+
+KEPT = 10  # replays of a series
+ROUND = 20  # matches of a pair, between looks at the ratings
+GOOD = 4.0  # points: half of an interval that is good enough
+MOST_ROUNDS = 200
+NEAR = 10.0  # points between players that are worth pairing
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """A series, under the names that its results were kept with."""
+
+    game: str
+    version: str
+    series: Series
+    replays: list[Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A player with the name that results are kept under."""
+
+    name: str
+    player: Player
+
+
+def play(
+    platform: Platform,
+    a: str,
+    b: str,
+    game: str,
+    *,
+    n: int,
+    seed: int,
+    keep: int = KEPT,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Played:
+    """A against B, `n` matches, sides swapped; results and some replays are kept.
+
+    Raises:
+        NotFound: no such model, bot or game; names the nearest.
+        ModelKindWrong, AgentUnfit: a model that cannot play it.
+        GameInvalid: a game without two sides.
+    """
+    if n < 1:
+        raise Invalid(f"--n is {n}.", fix="Play at least one match.")
+    first = make_game(game, 1)
+    players = [entrant(platform, label, first) for label in (a, b)]
+    return _series(platform, first, players[0], players[1], n=n, seed=seed, keep=keep, report=report)
+
+
+def entrant(platform: Platform, label: str, game: Game) -> Entrant:
+    """A player by its label, who can play `game`."""
+    if label.startswith(BOT):
+        found = Entrant(label, open_player(label, ""))
+    else:
+        model = find_model(platform, label)
+        check_plays(model)
+        found = Entrant(model.label, open_player(label, str(model.folder)))
+    found.player.begin(game)
+    return found
+
+
+def _series(
+    platform: Platform,
+    game: Game,
+    a: Entrant,
+    b: Entrant,
+    *,
+    n: int,
+    seed: int,
+    keep: int,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Played:
+    series, kept = play_series(
+        lambda matches: make_game(game.name, matches, **game.options),
+        a.player,
+        b.player,
+        names=(a.name, b.name),
+        n=n,
+        seed=seed,
+        keep=min(n, keep),
+        report=report,
+    )
+    if a.name != b.name:
+        now = iso(platform.clock.now())
+        append_results(platform.settings.results, game.name, game.version, tallies_of(series), at=now)
+    replays = []
+    for replay in kept:
+        path = replay_path(platform.settings, HOME, new_id("match"))
+        save_replay(replay, path)
+        replays.append(path)
+    return Played(game=game.name, version=game.version, series=series, replays=replays)
+
+
+# -- ratings --------------------------------------------------------------------------------------------
+
+
+def ladder(platform: Platform, name: str) -> list[Rating]:
+    """Ratings over all results of a game's present version, the best first.
+
+    Raises:
+        NotFound: no such game.
+    """
+    game = make_game(name, 1)
+    return fit(read_results(platform.settings.results, game.name, game.version), f"{BOT}{RANDOM}")
+
+
+def rate(
+    platform: Platform,
+    name: str,
+    *,
+    good: float = GOOD,
+    most: int = MOST_ROUNDS,
+    seed: int = 1,
+    report: Report = lambda what, done, total: None,
+) -> list[Rating]:
+    """Let all agents that fit the game, and its bots, play until every interval is good, or `most` rounds are over.
+
+    Each round pairs the player of whom least is known with one of about its strength whom it has met least.
+    """
+    game = make_game(name, 1)
+    entrants = {one.name: one for one in _everybody(platform, game)}
+    path = platform.settings.results
+    for number in range(most):
+        tallies = list(read_results(path, game.name, game.version))
+        ratings = {r.player: r for r in fit(tallies, f"{BOT}{RANDOM}")}
+        widths = {
+            player: (ratings[player].high - ratings[player].low) / 2 if player in ratings else float("inf")
+            for player in entrants
+            if player != f"{BOT}{RANDOM}"
+        }
+        if not widths or max(widths.values()) <= good:
+            break
+        unsure = max(widths, key=lambda player: (widths[player], player))
+        met = dict.fromkeys(entrants, 0)
+        for tally in tallies:
+            if unsure in (tally.a, tally.b):
+                other = tally.b if tally.a == unsure else tally.a
+                met[other] = met.get(other, 0) + tally.n
+        at = ratings[unsure].rating if unsure in ratings else 0.0
+
+        def far(player: str, at: float = at, known: dict[str, Rating] = ratings) -> float:
+            return abs(known[player].rating - at) if player in known else 0.0
+
+        others = sorted((p for p in entrants if p != unsure), key=lambda p: (far(p) > NEAR, met[p], far(p), p))
+        sure = sum(width <= good for width in widths.values())
+        report(f"{unsure} against {others[0]}", sure, len(widths))
+        pair = entrants[unsure], entrants[others[0]]
+        _series(platform, game, *pair, n=ROUND, seed=mixed(seed, len(tallies), number) >> 1, keep=0)
+    return ladder(platform, name)
+
+
+def _everybody(platform: Platform, game: Game) -> Iterator[Entrant]:
+    """The bots, and every agent that was trained in this version of the game."""
+    for bot in (RANDOM, *game.bots):
+        yield entrant(platform, f"{BOT}{bot}", game)
+    for model in list_models(platform):
+        extra = model.card().get("extra", {})
+        if model.registered is not None and AGENT in model.registered.manifest and extra.get("game") == game.name:
+            if str(extra.get("game_version", extra.get("version"))) == game.version:
+                yield entrant(platform, model.label, game)
+
+
+# -- replays --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """One thing that happened in a match."""
+
+    step: int
+    clock_s: float
+    what: str
+    team: int  # for whom it is good; -1 for nobody
+
+
+def open_replay(platform: Platform, name: str) -> tuple[Path, Replay]:
+    """A replay by its name or path.
+
+    Raises:
+        NotFound, ReplayInvalid.
+    """
+    path = find_file(platform.settings, name)
+    return path, read_replay(path)
+
+
+def timeline(replay: Replay) -> Iterator[tuple[dict[str, Any], list[Happened]]]:
+    """Every frame of a match with what happened since the one before.
+
+    Raises:
+        ReplayInvalid: it is of another version of its game, or does not end as it ended.
+    """
+    before: dict[str, Any] | None = None
+    for step, frame in enumerate(frames(replay)):
+        clock_s = float(frame.get("clock_s", step))
+        yield frame, [] if before is None else list(_between(before, frame, step, clock_s))
+        before = frame
+
+
+def _between(before: dict[str, Any], after: dict[str, Any], step: int, clock_s: float) -> Iterator[Happened]:
+    """What two frames tell by their difference, in games with heroes and buildings."""
+    then = {unit["id"]: unit for part in ("heroes", "buildings") for unit in before.get(part, [])}
+    for unit in after.get("buildings", []):
+        if then[unit["id"]]["alive"] and not unit["alive"]:
+            where = f"{unit['lane']} " if unit.get("lane") else ""
+            yield Happened(step, clock_s, f"{where}{unit['kind']} of side {'AB'[unit['team']]} falls", 1 - unit["team"])
+    for hero in after.get("heroes", []):
+        old = then[hero["id"]]
+        if old["alive"] and not hero["alive"]:
+            killers = [h["name"] for h in after["heroes"] if h["kills"] > then[h["id"]]["kills"]]
+            by = f" by {' and '.join(killers)}" if killers else ""
+            yield Happened(step, clock_s, f"{hero['name']} {'AB'[hero['team']]} dies{by}", 1 - hero["team"])
+        if hero["level"] > old["level"] and hero["level"] in (5, 10):
+            what = f"{hero['name']} {'AB'[hero['team']]} reaches level {hero['level']}"
+            yield Happened(step, clock_s, what, hero["team"])
+    for team, (was, now) in enumerate(zip(before.get("bosses", []), after.get("bosses", []), strict=True)):
+        if now > was:
+            yield Happened(step, clock_s, f"side {'AB'[team]} takes the boss", team)
