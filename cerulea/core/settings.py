@@ -147,8 +147,8 @@ class Settings:
 
     @property
     def results(self) -> Path:
-        """File of all results of matches, from which ratings are computed."""
-        return self.home / "results.jsonl"
+        """Folder of the results of matches, from which ratings are computed."""
+        return self.home / "results"
 
     @property
     def shards(self) -> Path:

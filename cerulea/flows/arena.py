@@ -2,28 +2,32 @@
 
 In:      an open platform, labels of players (a model, or `bot:NAME`), a game.
 Out:     how a series went; a ladder; what happened in a replay.
-Kept:    every result is appended to CERULEA_HOME/results.jsonl, under the version of each model and of the game; ratings
-         are computed from all of them. Replays lie in CERULEA_HOME/replays.
+Kept:    every result is appended to CERULEA_HOME/results, a file for each version of a game, under the version of each
+         model; ratings are computed from all of them. Replays lie in CERULEA_HOME/replays.
 Not here: live matches (`flows.play`), how good one agent is by itself (`flows.judging`), the numbers (`games.rating`).
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cerulea.core.clock import iso, new_id
+from cerulea.core.clock import new_id
 from cerulea.core.errors import Invalid
 from cerulea.core.seeds import mixed
-from cerulea.flows.model_folders import AGENT, check_plays, find_model, list_models
+from cerulea.core.settings import Settings
+from cerulea.flows.model_folders import check_plays, find_model, list_models
 from cerulea.flows.platform import HOME, Platform
 from cerulea.flows.replays import find_file, replay_path
 from cerulea.games.catalog import make_game
 from cerulea.games.game import Game
 from cerulea.games.match import RANDOM, Player, Series, play_series
-from cerulea.games.rating import Rating, append_results, fit, read_results, tallies_of
+from cerulea.games.rating import Rating, Result, add_results, read_results
+from cerulea.games.rating import rate as rate_players
 from cerulea.games.replay import Replay, frames, read_replay, save_replay
 from cerulea.train.players import BOT, open_player
 
@@ -43,6 +47,24 @@ class Played:
     version: str
     series: Series
     replays: list[Path]
+
+
+ANCHOR = f"{BOT}{RANDOM}"
+
+
+def results_path(settings: Settings, game: Game) -> Path:
+    """The file of all results of a game's version."""
+    return settings.results / f"{re.sub('[^A-Za-z0-9._-]', '_', f'{game.name}-{game.version}')}.jsonl"
+
+
+def results_of(series: Series) -> list[Result]:
+    """A series as results: equal ones counted together."""
+    counts: Counter[tuple[str, str, float]] = Counter()
+    for one in series.outcomes:
+        names = (series.a, series.b) if one.first == "a" else (series.b, series.a)
+        score = 0.5 if one.timeout or one.winner < 0 else float(one.winner == 0)
+        counts[(*names, score)] += 1
+    return [Result(first, second, score, count) for (first, second, score), count in counts.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +134,7 @@ def _series(
         report=report,
     )
     if a.name != b.name:
-        now = iso(platform.clock.now())
-        append_results(platform.settings.results, game.name, game.version, tallies_of(series), at=now)
+        add_results(results_path(platform.settings, game), results_of(series))
     replays = []
     for replay in kept:
         path = replay_path(platform.settings, HOME, new_id("match"))
@@ -132,7 +153,7 @@ def ladder(platform: Platform, name: str) -> list[Rating]:
         NotFound: no such game.
     """
     game = make_game(name, 1)
-    return fit(read_results(platform.settings.results, game.name, game.version), f"{BOT}{RANDOM}")
+    return rate_players(read_results(results_path(platform.settings, game)), ANCHOR)
 
 
 def rate(
@@ -150,23 +171,23 @@ def rate(
     """
     game = make_game(name, 1)
     entrants = {one.name: one for one in _everybody(platform, game)}
-    path = platform.settings.results
+    path = results_path(platform.settings, game)
     for number in range(most):
-        tallies = list(read_results(path, game.name, game.version))
-        ratings = {r.player: r for r in fit(tallies, f"{BOT}{RANDOM}")}
+        results = read_results(path)
+        ratings = {r.player: r for r in rate_players(results, ANCHOR)}
         widths = {
             player: (ratings[player].high - ratings[player].low) / 2 if player in ratings else float("inf")
             for player in entrants
-            if player != f"{BOT}{RANDOM}"
+            if player != ANCHOR
         }
         if not widths or max(widths.values()) <= good:
             break
         unsure = max(widths, key=lambda player: (widths[player], player))
         met = dict.fromkeys(entrants, 0)
-        for tally in tallies:
-            if unsure in (tally.a, tally.b):
-                other = tally.b if tally.a == unsure else tally.a
-                met[other] = met.get(other, 0) + tally.n
+        for result in results:
+            if unsure in (result.first, result.second):
+                other = result.second if result.first == unsure else result.first
+                met[other] = met.get(other, 0) + result.count
         at = ratings[unsure].rating if unsure in ratings else 0.0
 
         def far(player: str, at: float = at, known: dict[str, Rating] = ratings) -> float:
@@ -176,7 +197,7 @@ def rate(
         sure = sum(width <= good for width in widths.values())
         report(f"{unsure} against {others[0]}", sure, len(widths))
         pair = entrants[unsure], entrants[others[0]]
-        _series(platform, game, *pair, n=ROUND, seed=mixed(seed, len(tallies), number) >> 1, keep=0)
+        _series(platform, game, *pair, n=ROUND, seed=mixed(seed, len(results), number) >> 1, keep=0)
     return ladder(platform, name)
 
 
@@ -186,9 +207,9 @@ def _everybody(platform: Platform, game: Game) -> Iterator[Entrant]:
         yield entrant(platform, f"{BOT}{bot}", game)
     for model in list_models(platform):
         extra = model.card().get("extra", {})
-        if model.registered is not None and AGENT in model.registered.manifest and extra.get("game") == game.name:
-            if str(extra.get("game_version", extra.get("version"))) == game.version:
-                yield entrant(platform, model.label, game)
+        of = extra.get("game"), str(extra.get("game_version", extra.get("version")))
+        if model.plays and of == (game.name, game.version):
+            yield entrant(platform, model.label, game)
 
 
 # -- replays --------------------------------------------------------------------------------------------

@@ -19,12 +19,13 @@ from cerulea.core.errors import RecipeInvalid
 from cerulea.core.files import read_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, PlayProgress, Usage
+from cerulea.flows.arena import ANCHOR, results_of
 from cerulea.flows.story import Outcome, Seen
 from cerulea.flows.train_text import as_it_began
 from cerulea.games.catalog import make_game
 from cerulea.games.game import Game, observation_buffers, tick_buffers
 from cerulea.games.match import RANDOM
-from cerulea.games.rating import fit, tallies_of
+from cerulea.games.rating import rate
 from cerulea.nn.policy import Policy
 from cerulea.nn.precision import Execution, Machine
 from cerulea.train.agent import shape_for
@@ -197,7 +198,7 @@ class PlayStory:
             seed=self.recipe.train.seed ^ 0x0DD,  # of no match that it was trained in
             past=checkpoint,
         )
-        ratings = {r.player: r for r in fit((t for s in judged.series for t in tallies_of(s)), f"bot:{RANDOM}")}
+        ratings = {r.player: r for r in rate([r for s in judged.series for r in results_of(s)], ANCHOR)}
         own = ratings[name]
         return {
             "rating": round(own.rating, 2),

@@ -29,6 +29,7 @@ from cerulea.games.rift.look import CRITIC_NAMES, FEATURE_NAMES, SELF_NAMES, sho
 from cerulea.games.rift.sight import look_around
 from cerulea.games.rift.tick import decide
 from cerulea.games.rift.world import CUT, METERS, OVER, WINNER, World, begin, drawn, make_world
+from cerulea.games.rift.world import scatter as spread
 
 BOTS = ("pusher", "laner", "team", "team+")
 ACTION_NAMES = (
@@ -99,7 +100,7 @@ def _show_threads(w, vector, units, critic, mask):
 
 
 @njit(cache=True, nogil=True)
-def _begin_all(w, seed_M, where_M, kinds, lane_mask, mixed):
+def _begin_all(w, seed_M, where_M, kinds, lane_mask, mixed, scattered):
     """Begin the marked matches. With `mixed`, each side's heroes are drawn from the seed, no kind twice on a side."""
     n = len(kinds)
     ours, theirs = np.zeros(n, np.int32), np.zeros(n, np.int32)
@@ -118,6 +119,8 @@ def _begin_all(w, seed_M, where_M, kinds, lane_mask, mixed):
                     k = i + int(drawn(seed_M[m], 7 + i, 2 + side) % np.uint64(5 - i))
                     team[i], left[k] = left[k], left[i]
         begin(w, m, seed_M[m], ours, theirs, lane_mask)
+        if drawn(seed_M[m], 1, 31) % np.uint64(1000) < scattered:
+            spread(w, m)
         look_around(w, m)
 
 
@@ -151,10 +154,13 @@ class Rift:
         preset: `duel` (1 against 1, one lane), `skirmish` (3 against 3, one lane) or `rift` (5 against 5, three lanes).
         matches: how many.
         threads: over which the matches are spread; the result is the same for any number.
+        scatter: share of matches that begin with heroes spread over the map, for training.
         draft: `fixed` heroes in their roles, or `mixed`: drawn from the match's seed, for each side by itself.
     """
 
-    def __init__(self, preset: str, matches: int, *, threads: int = 1, draft: str = "fixed") -> None:
+    def __init__(
+        self, preset: str, matches: int, *, threads: int = 1, draft: str = "fixed", scatter: float = 0.0
+    ) -> None:
         if preset not in r.PRESETS:
             raise Invalid(f"rift has no preset {preset!r}.", fix=f"Use one of {', '.join(r.PRESETS)}.")
         if draft not in ("fixed", "mixed"):
@@ -163,6 +169,9 @@ class Rift:
         self.name = "rift" if preset == "rift" else f"rift-{preset}"
         self.version = r.VERSION
         self.options: dict[str, Any] = {} if draft == "fixed" else {"draft": draft}
+        if scatter:
+            self.options["scatter"] = scatter
+        self.scattered = int(1000 * scatter)
         self.schema = SCHEMA
         self.matches, self.threads = matches, threads
         self.players = 2 * len(kinds)
@@ -179,7 +188,7 @@ class Rift:
     def reset(self, seed_M: SeedArray, where_M: BoolArray | None = None) -> None:
         """Begin matches anew, all of them or those marked, each from its own seed."""
         where = np.ones(self.matches, np.bool_) if where_M is None else where_M
-        _begin_all(self.world, seed_M, where, self.kinds, self.lane_mask, self.mixed)
+        _begin_all(self.world, seed_M, where, self.kinds, self.lane_mask, self.mixed, self.scattered)
 
     def observe(self, out: Observation) -> None:
         """Write what every player sees now."""

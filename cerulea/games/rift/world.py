@@ -227,3 +227,29 @@ def begin(w, m, seed, kinds_A, kinds_B, lane_mask):
                     place_building(unit, t, x, y, r.TOWER_HP[tier] * strong // 100, r.TOWER_DAMAGE[tier])
         at = mirrored(r.ANCIENT, side)
         place_building(unit, r.ANCIENT0 + side, at, at, r.ANCIENT_HP * strong // 100, r.ANCIENT_DAMAGE)
+
+
+@njit(cache=True, nogil=True)
+def scatter(w, m):
+    """For training alone: heroes begin somewhere on the way to the middle, with some levels, and not all of their health.
+
+    A beginner who walks at random from the fountain meets nobody for minutes, and learns as little.
+    """
+    unit, hero, match = w.unit[m], w.hero[m], w.match[m]
+    for side in range(2):
+        for i in range(match[PER_SIDE]):
+            h = 5 * side + i
+            bits = drawn(w.seed[m], h, 30)
+            far = np.int64(bits & np.uint64(1023)) * (42 * r.U) // 1024
+            x = r.FOUNTAIN + far + np.int64((bits >> np.uint64(10)) & np.uint64(511)) - 256
+            y = r.FOUNTAIN + far + np.int64((bits >> np.uint64(20)) & np.uint64(511)) - 256
+            if match[LANE_MASK] == 7 and i != 2:
+                # Along the sides: first one way, then the other.
+                x, y = r.BASE, min(r.BASE + 2 * far, 86 * r.U)
+                if i > 2:
+                    x, y = y, x
+            unit[X, h], unit[Y, h] = mirrored(max(x, 0), side), mirrored(max(y, 0), side)
+            hero[LEVEL, h] = 1 + np.int64((bits >> np.uint64(30)) & np.uint64(3))
+            hero[XP, h] = r.LEVEL_XP[hero[LEVEL, h] - 1]
+            set_stats(unit, hero, h)
+            unit[HP, h] = unit[MAX_HP, h] * (50 + np.int64((bits >> np.uint64(40)) & np.uint64(63))) // 113
