@@ -125,11 +125,15 @@ def evaluate(
     field: Annotated[str, Option(help="Text field of .jsonl and .parquet files.")] = "text",
     stride: Annotated[int | None, Option(help="Tokens newly scored per window; the context by default.")] = None,
     limit: Annotated[int | None, Option(help="Only the first examples of each task.")] = None,
+    n: Annotated[int, Option(help="Of an agent: matches against each opponent.")] = 100,
+    seed: Annotated[int, Option(help="Of an agent: decides the matches.")] = 1,
+    exploit: Annotated[bool, Option("--exploit", help="Of an agent: train an exploiter against it, and tell.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Score files in bits per byte and perplexity, or run a suite."""
-    from cerulea.cli.tables import show_score, show_tasks
+    """Score files in bits per byte and perplexity, or run a suite; let an agent play bots and its own past."""
+    from cerulea.cli.tables import show_judged, show_score, show_tasks
+    from cerulea.flows.model_folders import find_model
     from cerulea.flows.show import evaluate_files, evaluate_suite
 
     if suite:
@@ -138,6 +142,19 @@ def evaluate(
         put({"model": model, "suite": suite, "tasks": tasks}) if as_json else show_tasks(suite, tasks)
         return
     if not data:
+        with platform_of(context, home) as platform:
+            if find_model(platform, model).plays:
+                from cerulea.flows.judging import evaluate_agent
+
+                with waiting(f"{model} plays") as status:
+
+                    def report(what: str, done: int, total: int) -> None:
+                        if status is not None:
+                            status.update(f"{model}: {what}, {done:,} of {total:,}")
+
+                    judged = evaluate_agent(platform, model, n=n, seed=seed, exploit=exploit, report=report)
+                put(judged) if as_json else show_judged(judged)
+                return
         raise Invalid("Nothing to score.", fix="Name files (--data FILE) or a suite (--suite hellaswag --data FILE).")
     with platform_of(context, home) as platform:
         score = evaluate_files(platform, model, data, field=field, stride=stride)

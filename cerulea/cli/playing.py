@@ -14,6 +14,7 @@ from typer import Argument, Option
 
 from cerulea.cli.lines import put, waiting
 from cerulea.cli.options import Home, Json, settings_of
+from cerulea.core.errors import CommandInvalid
 
 if TYPE_CHECKING:
     from cerulea.games.rating import Rating
@@ -153,7 +154,8 @@ def replay(
         put({"event": "summary", **head})
     else:
         _show_head(head, path)
-    next_s, frame = 0.0, {}
+    next_s = 0.0
+    frame: dict[str, Any] = {}
     for frame, happened in timeline(kept):
         clock_s = float(frame.get("clock_s", 0.0))
         if "clock_s" in frame and clock_s >= next_s:
@@ -175,7 +177,42 @@ def replay(
         Console().print(drawn)
 
 
-COMMANDS = (games, match, ladder, rate, replay)
+def surgery(
+    context: typer.Context,
+    model: Annotated[str, Argument(metavar="MODEL", help="The agent.")],
+    name: Annotated[str, Option(help="The name that the new one gets.")],
+    game: Annotated[str | None, Option(help="The game that it shall fit; its own, as it is now, by default.")] = None,
+    like: Annotated[
+        list[str] | None, Option(help="NEW=OLD: read a new feature, such as a hero's, like an old one at first.")
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Fit an agent to a game that shows more or lets it do more; it behaves as before."""
+    from cerulea.flows.judging import operate
+    from cerulea.flows.platform import open_platform
+
+    pairs = dict(_pair(text) for text in like or [])
+    with open_platform(settings_of(context, home)) as platform:
+        made, done = operate(platform, model, name, game=game, like=pairs)
+    if as_json:
+        put(
+            {"model": made.name, "version": made.version, "added": done.added(), "gap": done.gap, "states": done.states}
+        )
+        return
+    print(f"{made.label}: as {model}, with {done.gap:.1e} as the largest change of a logit on {done.states:,} states")
+    for what, names in done.added().items():
+        print(f"new {what}: {', '.join(names)}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    new, equals, old = text.partition("=")
+    if not equals:
+        raise CommandInvalid(f"--like {text!r} has no '='.", fix="Write --like is_Pyro=is_Magus.")
+    return new, old
+
+
+COMMANDS = (games, match, ladder, rate, replay, surgery)
 
 
 def _show_head(head: dict[str, Any], path: Path) -> None:

@@ -50,6 +50,28 @@ def show_tasks(suite: str, tasks: dict[str, dict[str, Any]]) -> None:
     Console().print(table)
 
 
+def show_judged(values: dict[str, Any]) -> None:
+    """`cerulea eval` of an agent: shares won, how it behaves."""
+    table = Table(title=f"{values['model']} in {values['game']} {values['version']}")
+    for column in ("against", "won", "95 %", "out of time"):
+        table.add_column(column, justify="left" if column == "against" else "right")
+    rows = [*values["against"], *values["past"]]
+    for row in rows:
+        table.add_row(
+            row["opponent"], f"{row['share']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", str(row["timeouts"])
+        )
+    Console().print(table)
+    if values["forgetting"] is not None:
+        print(f"least against its own past: {values['forgetting']:.1%}")
+    if (found := values.get("exploiter")) is not None:
+        print(
+            f"an exploiter, after {found['agent_steps']:,} decisions, wins {found['share']:.1%} "
+            f"(95 %: {found['low']:.1%} to {found['high']:.1%})"
+        )
+    for name, value in values["behaviour"].items():
+        print(f"{name.replace('_', ' ')}: {value:.3g}")
+
+
 def show_text(number: int, of: int, prompt: str, text: str) -> None:
     """One sample."""
     if of > 1:
@@ -63,20 +85,28 @@ def show_models(found: Sequence[dict[str, Any]]) -> None:
         print(f"No models yet. Train one: {command()} train recipes/quickstart.toml")
         return
     table = Table()
-    for column in ("model", "aliases", "preset", "parameters", "context", "bits per byte", "trained tokens"):
-        table.add_column(column, justify="left" if column in ("model", "aliases", "preset") else "right")
+    for column in ("model", "aliases", "kind", "parameters", "context", "score", "trained on"):
+        table.add_column(column, justify="left" if column in ("model", "aliases", "kind") else "right")
     for model in found:
-        bits = model.get("bits_per_byte")
         table.add_row(
             f"{model['model']}@{model['version']}",
             "retired" if model["retired"] else " ".join(model["aliases"]),
             str(model.get("preset", "")),
             f"{model.get('parameters', 0):,}",
-            f"{model.get('context', 0):,}",
-            f"{bits:.4f}" if bits is not None else "-",
-            f"{model.get('trained_tokens', 0):,}",
+            f"{model.get('context', 0):,}" if model.get("context") else "",
+            *_score(model),
         )
     Console().print(table)
+
+
+def _score(model: dict[str, Any]) -> tuple[str, str]:
+    """How good a model is, and what it was trained on: bits per byte and tokens, or a rating and decisions."""
+    extra = model.get("extra") or {}
+    if "agent_steps" in extra:
+        rating = extra.get("rating")
+        return f"{rating:.1f} points" if rating is not None else "-", f"{extra['agent_steps']:,} decisions"
+    bits = model.get("bits_per_byte")
+    return f"{bits:.4f} bits/byte" if bits is not None else "-", f"{model.get('trained_tokens', 0):,} tokens"
 
 
 def show_moves(moves: Sequence[dict[str, Any]], as_json: bool) -> None:

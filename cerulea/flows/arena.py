@@ -9,6 +9,7 @@ Not here: live matches (`flows.play`), how good one agent is by itself (`flows.j
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from cerulea.flows.replays import find_file, replay_path
 from cerulea.games.catalog import make_game
 from cerulea.games.game import Game
 from cerulea.games.match import RANDOM, Player, Series, play_series
-from cerulea.games.rating import Rating, Result, add_results, read_results
+from cerulea.games.rating import POINTS, Rating, Result, add_results, read_results
 from cerulea.games.rating import rate as rate_players
 from cerulea.games.replay import Replay, frames, read_replay, save_replay
 from cerulea.train.players import BOT, open_player
@@ -35,7 +36,6 @@ KEPT = 10  # replays of a series
 ROUND = 20  # matches of a pair, between looks at the ratings
 GOOD = 4.0  # points: half of an interval that is good enough
 MOST_ROUNDS = 200
-NEAR = 10.0  # points between players that are worth pairing
 Report = Callable[[str, int, int], None]
 
 
@@ -167,38 +167,49 @@ def rate(
 ) -> list[Rating]:
     """Let all agents that fit the game, and its bots, play until every interval is good, or `most` rounds are over.
 
-    Each round pairs the player of whom least is known with one of about its strength whom it has met least.
+    Whoever has no rating is met first. Then each round is for the rung of the ladder that least is known of: of the
+    players beside it, those who tell most play, which are the nearest.
     """
     game = make_game(name, 1)
     entrants = {one.name: one for one in _everybody(platform, game)}
     path = results_path(platform.settings, game)
     for number in range(most):
         results = read_results(path)
-        ratings = {r.player: r for r in rate_players(results, ANCHOR)}
-        widths = {
-            player: (ratings[player].high - ratings[player].low) / 2 if player in ratings else float("inf")
-            for player in entrants
-            if player != ANCHOR
-        }
-        if not widths or max(widths.values()) <= good:
+        ratings = {r.player: r for r in rate_players(results, ANCHOR) if r.player in entrants}
+        unsure = [p for p in entrants if p != ANCHOR and (p not in ratings or _half(ratings[p]) > good)]
+        if not unsure:
             break
-        unsure = max(widths, key=lambda player: (widths[player], player))
-        met = dict.fromkeys(entrants, 0)
-        for result in results:
-            if unsure in (result.first, result.second):
-                other = result.second if result.first == unsure else result.first
-                met[other] = met.get(other, 0) + result.count
-        at = ratings[unsure].rating if unsure in ratings else 0.0
-
-        def far(player: str, at: float = at, known: dict[str, Rating] = ratings) -> float:
-            return abs(known[player].rating - at) if player in known else 0.0
-
-        others = sorted((p for p in entrants if p != unsure), key=lambda p: (far(p) > NEAR, met[p], far(p), p))
-        sure = sum(width <= good for width in widths.values())
-        report(f"{unsure} against {others[0]}", sure, len(widths))
-        pair = entrants[unsure], entrants[others[0]]
+        unmet = [p for p in unsure if p not in ratings]
+        if unmet:
+            known = sorted(ratings, key=lambda p: ratings[p].rating) or [ANCHOR]
+            one, other = unmet[0], known[len(known) // 2]
+        else:
+            one, other = _weakest_rung(results, ratings)
+        report(f"{one} against {other}", len(entrants) - 1 - len(unsure), len(entrants) - 1)
+        pair = entrants[one], entrants[other]
         _series(platform, game, *pair, n=ROUND, seed=mixed(seed, len(results), number) >> 1, keep=0)
     return ladder(platform, name)
+
+
+def _half(rating: Rating) -> float:
+    """Half of an interval."""
+    return (rating.high - rating.low) / 2
+
+
+def _weakest_rung(results: list[Result], ratings: dict[str, Rating]) -> tuple[str, str]:
+    """The two neighbours of the ladder between whom least is known: what results say across them, p (1 - p) each."""
+    order = sorted(ratings, key=lambda p: (ratings[p].rating, p))
+    place = {player: i for i, player in enumerate(order)}
+    known = [0.0] * (len(order) - 1)
+    for result in results:
+        if result.first in place and result.second in place:
+            low, high = sorted((place[result.first], place[result.second]))
+            gap = (ratings[order[high]].rating - ratings[order[low]].rating) / POINTS
+            p = 1 / (1 + math.exp(-gap))
+            for rung in range(low, high):
+                known[rung] += result.count * p * (1 - p)
+    rung = known.index(min(known))
+    return order[rung + 1], order[rung]
 
 
 def _everybody(platform: Platform, game: Game) -> Iterator[Entrant]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,6 +20,7 @@ from cerulea.core.money import cost, show
 from cerulea.core.settings import Settings
 from cerulea.core.values import PlayProgress, Progress, Usage
 from cerulea.flows.link import Link
+from cerulea.flows.model_folders import check_plays, find_model
 from cerulea.flows.perform import perform
 from cerulea.flows.platform import HOME, Platform, open_platform
 from cerulea.flows.runs import hold_run, unfinished_run
@@ -29,7 +30,7 @@ from cerulea.flows.work import Desk
 from cerulea.jobs.job import HELD, Job, NewJob, Status
 from cerulea.jobs.protocol import Ending
 from cerulea.store.database import Tx
-from cerulea.train.recipe import Recipe
+from cerulea.train.recipe import Recipe, TextRecipe
 
 SPENT_S = 1.0  # between looks at what a run has cost
 SCORES = ("bits_per_byte", "loss", "rating", "low", "high", "win_shares", "game", "game_version")
@@ -76,7 +77,7 @@ def train_here(
         yield from train(settings, recipe, resume=resume, began=began, report=report)
         return
     with open_platform(settings) as platform:
-        desk = Desk(platform)
+        desk, recipe = Desk(platform), with_folder(platform, recipe)
         begin = _resumed(platform, desk, recipe, processes) if resume else _submitted(platform, recipe, fund, processes)
         worker = f"here-{os.getpid()}-{secrets.token_hex(3)}"
         # No kinds: the scheduler has nothing for it.
@@ -95,6 +96,20 @@ def train_here(
         finally:
             platform.workers.mark(worker, "gone")
         yield _done(platform.queue.get(job.id))
+
+
+def with_folder(platform: Platform, recipe: Recipe) -> Recipe:
+    """The recipe with the folder of the agent that it begins with, where it names a model.
+
+    Raises:
+        NotFound: neither a folder nor a model; names the nearest.
+        ModelKindWrong: no agent.
+    """
+    if isinstance(recipe, TextRecipe) or not recipe.model.init or Path(recipe.model.init).expanduser().is_dir():
+        return recipe
+    model = find_model(platform, recipe.model.init)
+    check_plays(model)
+    return replace(recipe, model=replace(recipe.model, init=str(model.folder.absolute())))
 
 
 def _submitted(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cerulea.core.errors import RecipeInvalid
+from cerulea.core.errors import AgentUnfit, NotFound, RecipeInvalid
 from cerulea.core.files import read_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, PlayProgress, Usage
@@ -28,7 +28,7 @@ from cerulea.games.match import RANDOM
 from cerulea.games.rating import rate
 from cerulea.nn.policy import Policy
 from cerulea.nn.precision import Execution, Machine
-from cerulea.train.agent import shape_for
+from cerulea.train.agent import AGENT, is_agent, load_agent, shape_for
 from cerulea.train.judge import judge
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
@@ -149,6 +149,7 @@ class PlayStory:
             should_stop=should_stop,
             began=began,
             memory_bytes=self.memory_bytes,
+            weights=None if resume else self._weights(),
             say=say,
         )
         seen = 0.0
@@ -183,6 +184,28 @@ class PlayStory:
     def smaller(self) -> str:
         """Fewer matches at once."""
         return f"--set game.matches={max(1, self.recipe.game.matches // 2)}"
+
+    def _weights(self) -> dict[str, torch.Tensor] | None:
+        """Those of the agent that the recipe begins with.
+
+        Raises:
+            NotFound, WeightsInvalid: there is none.
+            AgentUnfit: it sees or acts otherwise than the game now has it, or it has other sizes.
+        """
+        if not self.recipe.model.init:
+            return None
+        folder = Path(self.recipe.model.init).expanduser()
+        if not is_agent(folder):
+            raise NotFound(f"There is no agent in {folder}.", why=f"It has no {AGENT}.", fix="Check model.init.")
+        agent = load_agent(folder)
+        agent.check(self.game)
+        shape = shape_for(self.game.schema, self.recipe.model, self.game.teams)
+        if shape != agent.policy.shape:
+            raise AgentUnfit(
+                "The agent that the run begins with has other sizes than the recipe's [model].",
+                fix="Use the recipe that it was trained with: cerulea show MODEL",
+            )
+        return dict(agent.policy.state_dict())
 
     def _rated(self, checkpoint: Path, state: dict[str, Any]) -> dict[str, Any]:
         """Rating above random with its error, shares won, the forgetting meter, behaviour."""

@@ -88,7 +88,7 @@ def _graph(agent: Agent, players: int) -> bytes:
             torch.onnx.export(
                 Acting(agent.policy).eval(),
                 looks,
-                file,
+                file,  # type: ignore[arg-type]  # a file object is taken too, its annotation forgets it
                 input_names=list(INPUTS),
                 output_names=list(OUTPUTS),
                 dynamic_axes={name: {0: "sides"} for name in (*INPUTS, *OUTPUTS)},

@@ -14,18 +14,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cerulea.core.errors import AgentUnfit
-from cerulea.games.game import Schema, UnitClass
+from cerulea.core.files import write_json
+from cerulea.games.game import Game, Schema, UnitClass, observation_buffers, tick_buffers
+from cerulea.games.match import random_actions
 from cerulea.nn.policy import Policy, PolicyShape
+from cerulea.train.agent import AGENT, Agent, agent_json
+from cerulea.train.rollout import Sides
 
 LOW = -4.0  # a new action's logit at first: rare, and never so rare that it is not tried
 EXACT = 1e-5  # of a logit
 NEAR_NOTHING = 0.01
+STATES = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +48,27 @@ class Change:
 
     def __bool__(self) -> bool:
         return any(getattr(self, spec.name) for spec in dataclasses.fields(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """What surgery did, and how exactly the agent does what it did."""
+
+    change: Change
+    gap: float  # the largest change of any logit
+    states: int  # on which that was measured
+
+    def added(self) -> dict[str, list[str]]:
+        """What is new, by what it is."""
+        change = self.change
+        found = {
+            "features": list(change.vector),
+            "features of units": list(change.unit_features),
+            "kinds of units": list(change.unit_classes),
+            "features of the critic": list(change.critic),
+            **{f"actions of {head}": list(names) for head, names in change.actions.items()},
+        }
+        return {what: names for what, names in found.items() if names}
 
 
 def change_between(old: Schema, new: Schema) -> Change:
@@ -143,6 +172,58 @@ def operate(
     return after.eval(), change
 
 
+def convert(
+    agent: Agent, game: Game, folder: Path, *, like: Mapping[str, str] | None = None, states: int = STATES
+) -> Converted:
+    """Write an agent for the game as it is now, after proof that it does what it did.
+
+    Args:
+        folder: a new one; gets agent.json and model.safetensors.
+        like: see `operate`.
+        states: of the game, from random play, on which logits are compared.
+
+    Raises:
+        AgentUnfit: something that it relies on is gone, or it would not do what it did.
+    """
+    policy, change = operate(agent.policy, agent.schema, game.schema, like=like)
+    news = _states(game, states)
+    for name in like or {}:
+        news["vector"][..., game.schema.vector.index(name)] = 0.0  # as in everything that it has seen
+    olds = seen_before(agent.schema, game.schema, news)
+    changed = gap(agent.policy, policy, olds, news, common_actions(agent.schema, game.schema))
+    if changed > EXACT:
+        raise AgentUnfit(
+            f"A logit would change by {changed:.2g}; at most {EXACT:.0e} is allowed.", fix="Report it: a bug of ours."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / AGENT, agent_json(game, policy.shape))
+    save_file({name: tensor.contiguous() for name, tensor in policy.state_dict().items()}, folder / "model.safetensors")
+    return Converted(change=change, gap=changed, states=len(news["vector"]))
+
+
+def _states(game: Game, states: int) -> dict[str, Tensor]:
+    """What sides see in random play of a game with any number of matches: at least `states` rows."""
+    m, sides = game.matches, Sides.of(game.teams)
+    look, tick = observation_buffers(game.schema, m, game.players), tick_buffers(m, game.players)
+    seed_M = np.arange(1, m + 1, dtype=np.uint64)
+    game.reset(seed_M)
+    rows: dict[str, list[Tensor]] = {"vector": [], "units": [], "critic": [], "mask": []}
+    step = taken = 0
+    while taken < states:
+        game.observe(look)
+        if step % 16 == 0:
+            looks = (look.vector_MPF, look.units_MPUF, look.critic_MPF, look.mask_MPN)
+            for name, array in zip(rows, looks, strict=True):
+                rows[name].append(torch.from_numpy(array.copy()).reshape(-1, sides.players, *array.shape[2:]))
+            taken += len(rows["vector"][-1])
+        game.step(random_actions(look.mask_MPN, game.schema.heads, seed_M, step), tick)
+        if tick.ended_M.any():
+            seed_M[tick.ended_M] += np.uint64(m)
+            game.reset(seed_M, tick.ended_M.copy())
+        step += 1
+    return {name: torch.cat(parts) for name, parts in rows.items()}
+
+
 def gap(
     old: Policy, new: Policy, olds: dict[str, Tensor], news: dict[str, Tensor], actions: list[tuple[int, int]]
 ) -> float:
@@ -158,6 +239,23 @@ def gap(
     now = torch.tensor([b for _, b in actions])
     changed = (logits[0][..., then] - logits[1][..., now]).abs()
     return float(changed[olds["mask"][..., then]].max())
+
+
+def seen_before(old: Schema, new: Schema, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+    """States of the new game as the old agent would have seen them: `vector`, `units`, `critic`, `mask` by name."""
+    slots = []
+    places = {c.name: c.first for c in new.unit_classes}
+    for unit_class in old.unit_classes:
+        slots += [places[unit_class.name] + i for i in range(unit_class.count)]
+    mask = torch.zeros(*seen["mask"].shape[:-1], old.actions, dtype=torch.bool)
+    for then, now in common_actions(old, new):
+        mask[..., then] = seen["mask"][..., now]
+    return {
+        "vector": seen["vector"][..., [new.vector.index(name) for name in old.vector]],
+        "units": seen["units"][..., slots, :][..., [new.unit_features.index(name) for name in old.unit_features]],
+        "critic": seen["critic"][..., [new.critic.index(name) for name in old.critic]],
+        "mask": mask,
+    }
 
 
 def common_actions(old: Schema, new: Schema) -> list[tuple[int, int]]:
