@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from cerulea.api.problems import problem_of
@@ -46,8 +47,8 @@ class Needs:
     def __init__(self, *scopes: str) -> None:
         self.scopes = scopes
 
-    def __call__(self, request: Request) -> Caller:
-        caller = caller_of(request)
+    async def __call__(self, request: Request) -> Caller:
+        caller = await caller_of(request)
         if self.scopes and not any(caller.may(scope) for scope in self.scopes):
             caller.need(self.scopes[0])
         request.state.caller = caller
@@ -57,8 +58,8 @@ class Needs:
 class NeedsLease(Needs):
     """The same for a worker's reports, which the token of the attempt opens as well: None is whoever has that."""
 
-    def __call__(self, request: Request) -> Caller | None:  # type: ignore[override]
-        return None if _lease(request) is not None else super().__call__(request)
+    async def __call__(self, request: Request) -> Caller | None:  # type: ignore[override]
+        return None if _lease(request) is not None else await super().__call__(request)
 
 
 def lease_token(request: Request) -> str | None:
@@ -71,7 +72,7 @@ def _lease(request: HTTPConnection) -> str | None:
     return text.strip().removeprefix(LEASE) if scheme.lower() == "bearer" and text.strip().startswith(LEASE) else None
 
 
-def caller_of(request: HTTPConnection, key: str | None = None) -> Caller:
+async def caller_of(request: HTTPConnection, key: str | None = None) -> Caller:
     """Who asks.
 
     Args:
@@ -89,8 +90,10 @@ def caller_of(request: HTTPConnection, key: str | None = None) -> Caller:
             "The token of an attempt opens the reports of its own job and nothing else.",
             fix="Use an API key (ck_...).",
         )
-    platform: Platform = request.app.state.platform
-    return platform.people.authenticate(header or "")
+    people = request.app.state.platform.people
+    if (caller := people.known.recall(header or "")) is not None:
+        return caller
+    return await run_in_threadpool(people.authenticate, header or "")
 
 
 class Write:

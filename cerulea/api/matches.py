@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, WebSocket, WebSocketDisconnect
-from fastapi.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from cerulea.api import match_schema as schema
@@ -124,7 +123,7 @@ async def live(socket: WebSocket, match: str) -> None:
     offered = [part.strip() for part in socket.headers.get("sec-websocket-protocol", "").split(",")]
     await socket.accept(PROTOCOL if PROTOCOL in offered else None)
     try:
-        caller = await run_in_threadpool(_caller, socket, offered)
+        caller = await _caller(socket, offered)
         feed = matches.watch(caller, match)
     except CeruleaError as error:
         await _refuse(socket, error)
@@ -138,9 +137,9 @@ async def live(socket: WebSocket, match: str) -> None:
             matches.act("leave", match, seat, line.person)
 
 
-def _caller(socket: HTTPConnection, offered: list[str], scope: str = "matches:read") -> Caller:
+async def _caller(socket: HTTPConnection, offered: list[str], scope: str = "matches:read") -> Caller:
     key = next((part for part in offered if part.startswith("ck_")), None)
-    caller = caller_of(socket, key)
+    caller = await caller_of(socket, key)
     caller.need(scope)
     return caller
 
@@ -218,7 +217,7 @@ class _Line:
             await self._say({"type": "done", "ref": ref, "step": done["step"]})
 
     async def _take(self, said: schema.Take) -> dict[str, Any]:
-        await run_in_threadpool(_caller, self.socket, self.offered, "matches:write")
+        await _caller(self.socket, self.offered, "matches:write")
         done = await self._ask("take", said.seat, self.person)
         self.seats.add(said.seat)
         return done
@@ -235,7 +234,7 @@ class _Line:
         while True:
             await asyncio.sleep(RECHECK_S)
             try:
-                caller = await run_in_threadpool(_caller, self.socket, self.offered)
+                caller = await _caller(self.socket, self.offered)
                 self.matches.get(caller, self.match)
             except CeruleaError as error:
                 with contextlib.suppress(RuntimeError):

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from cerulea.compute.launcher import die_with_parent
+from cerulea.core.parent import die_with_parent
 
 if TYPE_CHECKING:
     from cerulea.core.settings import Settings

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,7 @@ from cerulea import __version__
 from cerulea.cli import chat, jobs, models, people, playing, up, usage
 from cerulea.cli import fund as money
 from cerulea.cli.chat import LOADING
-from cerulea.cli.lines import put, waiting
+from cerulea.cli.lines import put, tell_loading, waiting
 from cerulea.cli.options import Home, Json, ModelName, settings_of
 from cerulea.cli.reach import Url, client_of
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
@@ -190,14 +191,20 @@ def sample(
     text = sys.stdin.read() if prompt == "-" else prompt
     how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "n": n}
     with client_of(context, home, url) as client, waiting(f"{model} {LOADING}"):
+        client.write.on_loading = tell_loading
         written = client.write.texts(model, text, add_special_tokens=True, fit_context=True, **how)
     for i, one in enumerate(written):
         if as_json:
             ids = list(one.token_ids)
             counts = {"prompt_tokens": one.prompt_tokens, "completion_tokens": len(ids)}
-            put({"text": one.text, **counts, "token_ids": ids})
+            ending = {"finish_reason": one.finish, **({"stop_detail": one.detail} if one.detail else {})}
+            put({"text": one.text, **counts, "token_ids": ids, **ending})
         else:
             show_text(i, n, text, one.text)
+    for detail, where in (("context", "the model's context does"), ("budget", "the money does")):
+        if (cut := sum(one.detail == detail for one in written)) and len(written[0].token_ids) < max_tokens:
+            which = "The text ends" if n == 1 else f"{cut} of {n} texts end"
+            print(f"{which} where {where}, before {max_tokens:,} tokens.", file=sys.stderr)
 
 
 @app.command("import")
@@ -293,7 +300,19 @@ def run() -> None:
         _refuse(CommandInvalid(str(error.format_message()), fix=f"See: {words} --help"), as_json)
 
 
+def _command_of(words: Sequence[str]) -> str:
+    """The command among what was typed: `cerulea fund draw`."""
+    command, path = typer.main.get_command(app), ["cerulea"]
+    for word in words:
+        if (found := getattr(command, "commands", {}).get(word)) is not None:
+            command = found
+            path.append(word)
+    return " ".join(path)
+
+
 def _refuse(error: CeruleaError, as_json: bool) -> None:
+    if "/openapi.json" in error.fix:  # which is for programs that speak HTTP
+        error.fix = f"See: {_command_of(sys.argv[1:])} --help"
     if as_json:
         put({"event": "error", **error.as_json()})
     print(f"{error.code}: {error.what}", file=sys.stderr)

@@ -286,7 +286,7 @@ class Requests:
     """Requests over a wire that is opened when it is first needed."""
 
     def __init__(self, open_wire: Callable[[], Wire], *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._open, self._sleep = open_wire, sleep
+        self._open, self.sleep = open_wire, sleep
         self._wire: Wire | None = None
         self._lock = threading.Lock()
 
@@ -340,7 +340,7 @@ class Requests:
             except Unreachable:
                 if attempt == TRIES - 1:
                     raise
-                self._sleep(BACKOFF_S * 2**attempt)
+                self.sleep(BACKOFF_S * 2**attempt)
                 continue
             if answer.is_error:
                 raise error_of(answer.status_code, answer.content)

@@ -45,6 +45,7 @@
     │       ├── RateLimited          a key's requests or tokens of this minute are used up
     │       ├── QueueFull            too much waits already
     │       └── NotReady             a model is being loaded, or the server is about to stop
+    │           └── ModelLoading       it is being loaded; whoever asks again finds it
     └── Conflict                 5: it clashes with what is there
         ├── ResumeMismatch         a checkpoint of another recipe, corpus or tokenizer
         │   └── ResumeDiffers        not the checkpoint that the platform knows
@@ -367,6 +368,12 @@ class NotReady(Busy):
     """A model is being loaded, or the server is about to stop."""
 
     code = "E-BUSY-004"
+
+
+class ModelLoading(NotReady):
+    """A model is being loaded: whoever asks again finds it there."""
+
+    code = "E-BUSY-005"
 
 
 class Conflict(CeruleaError):

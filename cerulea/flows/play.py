@@ -25,7 +25,7 @@ from concurrent.futures import TimeoutError as TooLong
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cerulea.compute.launcher import PARENT, environment
+from cerulea.compute.launcher import environment
 from cerulea.core.clock import new_id
 from cerulea.core.errors import CeruleaError, EngineFailed, KeyReused, NotFound, QueueFull, RateLimited, restore
 from cerulea.flows.model_folders import check_plays, find_model, find_registered
@@ -347,7 +347,7 @@ class Matches:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # One thread: nets of agents are small, and the other cores are for training.
-            env={**environment(), **engine_environment(1), PARENT: str(os.getpid())},
+            env={**environment(), **engine_environment(1)},
             start_new_session=True,
         )
         threading.Thread(target=self._listen, args=(process,), name="matches", daemon=True).start()
