@@ -90,7 +90,8 @@ async def caller_of(request: HTTPConnection, key: str | None = None) -> Caller:
             "The token of an attempt opens the reports of its own job and nothing else.",
             fix="Use an API key (ck_...).",
         )
-    people = request.app.state.platform.people
+    platform: Platform = request.app.state.platform
+    people = platform.people
     if (caller := people.known.recall(header or "")) is not None:
         return caller
     return await run_in_threadpool(people.authenticate, header or "")

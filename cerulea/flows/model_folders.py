@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 CARD = "card.json"
 CONFIG, AGENT = "config.json", "agent.json"  # one of them makes a folder a model: of a language, or of a player
 MARK = ".manifest"  # digest of the manifest that a folder was verified against
-# What lies in a checkpoint beside the model: what a resume needs, its manifest; the card is kept in the registry.
-NOT_THE_MODEL = ("optim.safetensors", "state.json", "MANIFEST.json", CARD, MARK)
+# What lies in a checkpoint beside the model: what a resume needs (of an agent its past selves and the matches in flight
+# too), its manifest; the card is kept in the registry.
+NOT_THE_MODEL = ("optim.safetensors", "state.json", "MANIFEST.json", CARD, MARK, "pool.safetensors")
+IN_FLIGHT = "matches-"  # begins the names of files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +216,12 @@ def keep_files(blobs: Blobs, folder: Path) -> dict[str, dict[str, Any]]:
     """Put the files that make a model into the blobs, and return its manifest; what only a resume needs stays out."""
     manifest = {}
     for path in sorted(folder.iterdir()):
-        if path.name not in NOT_THE_MODEL and path.is_file() and is_name(path.name):
+        if (
+            path.name not in NOT_THE_MODEL
+            and not path.name.startswith(IN_FLIGHT)
+            and path.is_file()
+            and is_name(path.name)
+        ):
             manifest[path.name] = {"sha256": blobs.put_file(path), "bytes": path.stat().st_size}
     return manifest
 
