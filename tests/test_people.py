@@ -42,10 +42,13 @@ def test_the_table_of_roles_is_this_one():
     rows = {name: [scope for scope in SCOPES if scope in scopes] for name, scopes in ROLES.items()}
 
     assert rows == {
-        "viewer": ["jobs:read", "fund:read", "models:read"],
-        "developer": ["jobs:read", "jobs:write", "fund:read", "models:read", "models:write"],
+        "viewer": ["jobs:read", "fund:read", "models:read", "matches:read"],
+        "developer": [
+            *("jobs:read", "jobs:write", "fund:read", "models:read", "models:write", "matches:read", "matches:write")
+        ],
         "operator": [
-            *("jobs:read", "jobs:write", "fund:read", "models:read", "models:write", "people:read", "audit:read")
+            *("jobs:read", "jobs:write", "fund:read", "models:read", "models:write", "matches:read", "matches:write"),
+            *("people:read", "audit:read"),
         ],
         "finance": ["fund:read", "fund:write", "people:read", "audit:read"],
         "admin": [scope for scope in SCOPES if scope != "work"],

@@ -177,6 +177,8 @@ COMMANDS = (submit, ps, logs, watch, cancel, resume, rerun)
 
 def with_full_paths(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe with paths that mean the same in another process's folder."""
+    if "data" not in recipe:  # it names no files
+        return recipe
     from cerulea.text.corpus import BUILT_IN
 
     def full(entry: str) -> str:

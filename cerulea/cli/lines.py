@@ -10,7 +10,7 @@ from cerulea.core.errors import CeruleaError
 from cerulea.core.files import json_line
 
 
-def waiting(text: str) -> AbstractContextManager[object]:
+def waiting(text: str) -> AbstractContextManager[Any]:
     """Something that moves on a terminal while a person waits; nothing elsewhere."""
     if not sys.stderr.isatty():
         return nullcontext()

@@ -17,7 +17,7 @@ import typer
 from typer import Argument, Option
 
 from cerulea import __version__
-from cerulea.cli import chat, jobs, models, people, up, usage
+from cerulea.cli import chat, jobs, models, people, playing, up, usage
 from cerulea.cli import fund as money
 from cerulea.cli.chat import LOADING
 from cerulea.cli.lines import put, tell_loading, waiting
@@ -42,7 +42,7 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(up.worker)
 app.command()(chat.chat)
-for story in (*jobs.COMMANDS, *models.COMMANDS, usage.usage):
+for story in (*jobs.COMMANDS, *models.COMMANDS, *playing.COMMANDS, usage.usage):
     app.command()(story)
 for word, part in (("fund", money.app), ("team", people.teams), ("person", people.persons), ("key", people.keys)):
     app.add_typer(part, name=word)
@@ -78,7 +78,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What this machine can do, measured once and kept."""
-    from cerulea.cli.view import show_machine
+    from cerulea.cli.tables import show_machine
     from cerulea.flows.machine import know_machine
 
     machine, _ = know_machine(settings_of(context, home), again=again)
@@ -101,14 +101,14 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model from a recipe."""
-    from cerulea.cli.view import TrainView
+    from cerulea.cli.view import view_of
     from cerulea.flows.launch import together
     from cerulea.train.recipe import read_recipe
 
     settings = settings_of(context, home)
     changes = [*(set_ or []), *([f'name="{name}"'] if name else [])]
     plan = read_recipe(recipe, changes=changes, data=data)
-    with together(processes) as leads, TrainView(as_json=as_json, quiet=not leads) as view:
+    with together(processes) as leads, view_of(plan.kind, as_json=as_json, quiet=not leads) as view:
         from cerulea.flows.here import train_here
 
         for event in train_here(
@@ -126,11 +126,15 @@ def evaluate(
     field: Annotated[str, Option(help="Text field of .jsonl and .parquet files.")] = "text",
     stride: Annotated[int | None, Option(help="Tokens newly scored per window; the context by default.")] = None,
     limit: Annotated[int | None, Option(help="Only the first examples of each task.")] = None,
+    n: Annotated[int, Option(help="Of an agent: matches against each opponent.")] = 100,
+    seed: Annotated[int, Option(help="Of an agent: decides the matches.")] = 1,
+    exploit: Annotated[bool, Option("--exploit", help="Of an agent: train an exploiter against it, and tell.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Score files in bits per byte and perplexity, or run a suite."""
-    from cerulea.cli.view import show_score, show_tasks
+    """Score files in bits per byte and perplexity, or run a suite; let an agent play bots and its own past."""
+    from cerulea.cli.tables import show_judged, show_score, show_tasks
+    from cerulea.flows.model_folders import find_model
     from cerulea.flows.show import evaluate_files, evaluate_suite
 
     if suite:
@@ -139,6 +143,19 @@ def evaluate(
         put({"model": model, "suite": suite, "tasks": tasks}) if as_json else show_tasks(suite, tasks)
         return
     if not data:
+        with platform_of(context, home) as platform:
+            if find_model(platform, model).plays:
+                from cerulea.flows.judging import evaluate_agent
+
+                with waiting(f"{model} plays") as status:
+
+                    def report(what: str, done: int, total: int) -> None:
+                        if status is not None:
+                            status.update(f"{model}: {what}, {done:,} of {total:,}")
+
+                    judged = evaluate_agent(platform, model, n=n, seed=seed, exploit=exploit, report=report)
+                put(judged) if as_json else show_judged(judged)
+                return
         raise Invalid("Nothing to score.", fix="Name files (--data FILE) or a suite (--suite hellaswag --data FILE).")
     with platform_of(context, home) as platform:
         score = evaluate_files(platform, model, data, field=field, stride=stride)
@@ -169,7 +186,7 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Let a model write."""
-    from cerulea.cli.view import show_text
+    from cerulea.cli.tables import show_text
 
     text = sys.stdin.read() if prompt == "-" else prompt
     how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "n": n}
@@ -215,11 +232,11 @@ def export(
     context: typer.Context,
     model: ModelName,
     folder: Annotated[Path, Argument(metavar="DIR", help="A new folder.")],
-    format_: Annotated[str, Option("--format", help="hf or cerulea.")] = "hf",
+    format_: Annotated[str, Option("--format", help="hf, cerulea, or for an agent onnx.")] = "hf",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model to a folder that transformers (hf) or another Cerulea can load."""
+    """Write a model to a folder that transformers (hf), another Cerulea or onnxruntime (onnx) can load."""
     from cerulea.flows.models import export_model
 
     with platform_of(context, home) as platform:

@@ -7,6 +7,7 @@ process that started them.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import signal
 import socket
@@ -76,6 +77,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
             await gateway.idle()
             await super().shutdown(sockets)
             self.loading.cancel()
+            await asyncio.to_thread(app.state.matches.close)
             await gateway.close()
 
     closed = threading.Event()
@@ -99,13 +101,21 @@ def serve(settings: Settings, host: str, port: int) -> None:
         # h11 ends a request whose head has more than 64 KiB; httptools, where it is installed, would keep all of it.
         app = create_app(platform, gateway=gateway)
         door = door_of(app)
-        config = uvicorn.Config(app, host=host, port=port, http=door, log_level="warning", access_log=False)
+        config = uvicorn.Config(app, host=host, port=port, http=door, ws=_websockets(), **QUIET)
         config.timeout_graceful_shutdown = 3
         # `up` says early that it stops, while its workers still save and need us.
         signal.signal(signal.SIGUSR1, lambda number, frame: setattr(gateway, "draining", True))
         Server(config).run()
         closed.set()
         platform.people.note_uses()
+
+
+QUIET: dict[str, Any] = {"log_level": "warning", "access_log": False}
+
+
+def _websockets() -> Any:
+    """What speaks to browsers that watch matches, where it is installed (`games`)."""
+    return "websockets-sansio" if importlib.util.find_spec("websockets") else "none"
 
 
 def conduct(settings: Settings) -> None:

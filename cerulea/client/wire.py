@@ -172,6 +172,7 @@ class InnerWire:
         self._http = httpx.AsyncClient(transport=transport, base_url="http://here")
         self._held.callback(lambda: self._wait(self._http.aclose()))
         self._held.callback(lambda: self._wait(self._app.state.gateway.close()))
+        self._held.callback(lambda: self._app.state.matches.close())
 
     def send(
         self, method: str, path: str, *, json: Any, params: Any, headers: dict[str, str], timeout_s: float

@@ -17,9 +17,12 @@
     │   ├── GrammarInvalid         a JSON schema or grammar that nothing can meet
     │   ├── MoneyInvalid           an amount, a price or a date that cannot be
     │   ├── JobKindUnknown         a job of a kind that nobody runs
+    │   ├── ModelKindWrong         an agent where a language model is needed, or the other way round
+    │   ├── ActionIllegal          an action that the game forbids now
     │   ├── GameInvalid            a game that does not exist, or cannot be learned
     │   ├── ReplayInvalid          a replay that is damaged, or of another version of its game
     │   └── NotFound               no model, run, job, fund, team or file of that name
+    │       └── UnknownSeat          no such place in a match, or it is not yours
     ├── Failed                   1
     │   ├── FileTrouble            a file or folder cannot be read or written
     │   ├── CheckpointUnusable     no checkpoint in the folder verifies
@@ -51,6 +54,8 @@
         ├── HoldClosed             a hold that was settled, voided or has expired
         ├── EdgeRefused            a job cannot go from its state to that one
         ├── LeaseStale             another attempt owns the job now
+        ├── SeatTaken              somebody else plays that place of a match
+        ├── ActionLate             an action for a step of a match that is over
         └── DatabaseNewer          the database was written by a newer version
 
 An error says what happened, why, and what to type next; its code never changes. `assert` is for
@@ -185,10 +190,40 @@ class JobKindUnknown(Invalid):
     code = "E-JOB-003"
 
 
+class ModelKindWrong(Invalid):
+    """A model of another kind is needed: an agent plays games, a language model writes."""
+
+    code = "E-MODEL-003"
+
+
+class ActionIllegal(Invalid):
+    """A game forbids that action at this step."""
+
+    code = "E-MATCH-003"
+
+
+class GameInvalid(Invalid):
+    """A game that does not exist, cannot be made so, or cannot be learned."""
+
+    code = "E-GAME-002"
+
+
+class ReplayInvalid(Invalid):
+    """A replay is cut short, damaged, or of another version of its game."""
+
+    code = "E-GAME-004"
+
+
 class NotFound(Invalid):
     """Nothing of that name exists."""
 
     code = "E-NAME-001"
+
+
+class UnknownSeat(NotFound):
+    """A match has no such place, or it is not played by whoever asks."""
+
+    code = "E-MATCH-001"
 
 
 class Failed(CeruleaError):
@@ -221,22 +256,10 @@ class TrainingDiverged(Failed):
     code = "E-RUN-002"
 
 
-class GameInvalid(Invalid):
-    """A game that does not exist, cannot be made so, or cannot be learned."""
-
-    code = "E-GAME-002"
-
-
 class GameBroken(Failed):
     """A game does not keep the rules that players and trainers rely on."""
 
     code = "E-GAME-003"
-
-
-class ReplayInvalid(Invalid):
-    """A replay is cut short, damaged, or of another version of its game."""
-
-    code = "E-GAME-004"
 
 
 class ModelTooLarge(Failed):
@@ -400,6 +423,18 @@ class LeaseStale(Conflict):
     """Another attempt owns the job now; what this one says is not taken."""
 
     code = "E-JOB-002"
+
+
+class SeatTaken(Conflict):
+    """Somebody else plays that place of a match."""
+
+    code = "E-MATCH-002"
+
+
+class ActionLate(Conflict):
+    """An action came for a step that is over, or that has not come."""
+
+    code = "E-MATCH-004"
 
 
 class DatabaseNewer(Conflict):

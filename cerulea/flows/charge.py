@@ -20,6 +20,7 @@ from cerulea.store.database import Tx
 
 TRANCHE_S = 300.0  # what is held at a time, in seconds of the job's pace
 RESERVE_S = 3.0  # kept for saving when the money ends
+PLAYED_A_S = 50_000  # decisions a second of self-play, before the first report says
 LEAST_S = 2.0  # less than this, beside the reserve, is not worth a start
 
 
@@ -72,9 +73,11 @@ class Charges:
         device = cost({"device_ms": 1000 * job.slots}, rates)
         seen = self.cost_of(job, job.usage) * 1000 * job.slots / job.usage.device_ms if job.usage.device_ms else 0.0
         if not seen:
-            # Before the first report: as if it took ten steps a second.
+            # Before the first report: as if it took ten steps a second, or decided as fast as games are played here.
             tokens = job.recipe.get("train", {}).get("batch_tokens", 0)
-            seen = float(cost({"trained_tokens": 10 * tokens}, rates)) if isinstance(tokens, int) else 0.0
+            count = 10 * tokens if isinstance(tokens, int) else 0
+            first = {"agent_steps": PLAYED_A_S} if job.kind == "selfplay" else {"trained_tokens": count}
+            seen = float(cost(first, rates))
         return max(float(device), seen)
 
     def left(self, job: Job) -> float:

@@ -27,7 +27,7 @@ from cerulea.core.memory import usable_memory
 from cerulea.core.parent import PARENT
 from cerulea.flows.fitting import fitted
 from cerulea.flows.loaded import Engine, Served, end
-from cerulea.flows.model_folders import Model, find_model, find_registered
+from cerulea.flows.model_folders import AGENT, Model, check_writes, find_model, find_registered
 from cerulea.flows.platform import Platform
 from cerulea.flows.serving import Gateway, Offer
 from cerulea.people import Caller
@@ -95,6 +95,7 @@ class Host:
             looked = self.platform.clock.elapsed()
             find = find_registered if caller.key else find_model
             model = await asyncio.to_thread(find, self.platform, label, teams=caller.teams)
+            check_writes(model)
             if len(self._known) >= KNOWN:
                 self._known.clear()
             self._known[label, caller.teams] = model, looked + KNOWN_MS
@@ -134,6 +135,7 @@ class Host:
                 loaded=version.label in loaded,
             )
             for version in self.platform.registry.versions(teams=caller.teams)
+            if AGENT not in version.manifest
         ]
 
     def loaded(self) -> list[tuple[str, Mapping[str, Any]]]:

@@ -25,14 +25,14 @@ from cerulea.jobs.protocol import Assignment
 from cerulea.people import Caller
 from cerulea.store.database import Tx
 from cerulea.text.corpus import BUILT_IN, open_corpus
-from cerulea.train.recipe import TextRecipe, recipe_from
+from cerulea.train.recipe import Recipe, TextRecipe, recipe_from
 
 MAGIC = "*?["
 LISTED = 10_000  # names of a folder among which the nearest is looked for
 REMEMBERED_MS = 7 * 86_400_000  # how long a worker that has gone may come back with files of its own
 
 
-def check_paths(settings: Settings, caller: Caller, recipe: TextRecipe, now: int, tx: Tx) -> None:
+def check_paths(settings: Settings, caller: Caller, recipe: Recipe, now: int, tx: Tx) -> None:
     """Refuse at submit what the caller may not name, and what no worker can find.
 
     Raises:
@@ -59,8 +59,9 @@ def check_at_start(assignment: Assignment, settings: Settings) -> None:
     recipe = recipe_from({**assignment.recipe, "name": assignment.name})
     roots = resolved(settings.roots)
     check_named(recipe, roots)
+    field = recipe.data.field if isinstance(recipe, TextRecipe) else ""
     for key, entry in paths_of(recipe):
-        for file in _files_of(key, entry, recipe.data.field):
+        for file in _files_of(key, entry, field):
             if not _within(file, roots):
                 raise _refused(key, entry, roots)
 
@@ -78,7 +79,7 @@ def paths_of(recipe: Any, at: str = "") -> Iterator[tuple[str, str]]:
                     yield key, entry
 
 
-def check_named(recipe: TextRecipe, roots: Sequence[Path]) -> None:
+def check_named(recipe: Recipe, roots: Sequence[Path]) -> None:
     """Refuse a recipe that names a path outside the roots (resolved ones), be it there or not.
 
     Raises:

@@ -37,6 +37,7 @@ class PolicyKeys:
     core: str = key("lstm", "Memory: `lstm`, `mingru` (cheaper, looks back less), or `none`.")
     memory: int = key(64, "Width of the memory.")
     share: float = key(0.25, "Share of the width that players of a side pool with one another.")
+    init: str = key("", "An agent to begin with, as a folder; `cerulea train` takes a model's name too.", path=True)
     critic: bool = key(True, "Let the value see what the game shows to nobody but the critic.")
 
 

@@ -110,6 +110,8 @@ def self_play(
     should_stop: Callable[[], str] = lambda: "",
     began: float | None = None,
     memory_bytes: int = 0,
+    weights: dict[str, Tensor] | None = None,
+    past: dict[int, dict[str, Tensor]] | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Iterator[Event]:
     """Train until a stop rule holds; to stop earlier, cease to ask or let `should_stop` give a reason.
@@ -119,6 +121,8 @@ def self_play(
         folder: of the run; gets metrics.jsonl and checkpoints/.
         resume: go on from the newest checkpoint in `folder` that verifies.
         memory_bytes: of this machine; a run that would need more is refused before it begins. 0 asks nothing.
+        weights: what a new run begins with, instead of what its seed gives.
+        past: members of the pool that a new run begins with, by a number each; an exploiter's only opponent.
 
     Raises:
         RecipeInvalid: the game does not fit the recipe, or the run does not fit into memory.
@@ -126,7 +130,7 @@ def self_play(
     """
     run = _Run(recipe, game, folder, team, monotonic() if began is None else began, memory_bytes)
     try:
-        run.start(resume, verified, say)
+        run.start(resume, verified, say, weights, past or {})
         yield from run.updates(should_stop)
     finally:
         run.close()
@@ -182,7 +186,14 @@ class _Run:
 
     # -- beginning ---------------------------------------------------------------------------------
 
-    def start(self, resume: bool, verified: Checkpoint | None, say: Callable[[str], None]) -> None:
+    def start(
+        self,
+        resume: bool,
+        verified: Checkpoint | None,
+        say: Callable[[str], None],
+        weights: dict[str, Tensor] | None,
+        past: dict[int, dict[str, Tensor]],
+    ) -> None:
         """Begin anew, or from the newest checkpoint."""
         if self.team.leads:
             remove_leftovers(self.checkpoints)
@@ -198,6 +209,12 @@ class _Run:
         if checkpoint is not None:
             self._go_on(checkpoint)
             return
+        if weights is not None:
+            self.policy.load_state_dict(weights)
+        for number, member in past.items():
+            self.pool.add(number, self.recipe.opponents.pool)
+            self.pool_weights[number] = member
+        self.pool.choose_active(self.keys.seed, 0, self.recipe.opponents.groups)
         if self.team.leads:
             self.metrics = Metrics(self.folder / "metrics.jsonl")
         self.player.begin(np.ones(self.game.matches, np.bool_), self._choose)
