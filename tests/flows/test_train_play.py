@@ -143,7 +143,7 @@ def test_decisions_and_time_are_what_is_metered():
         checkpoint_tokens=None,
     )
     link = Link(Silent(), assignment)
-    values = {f: 0 for f in PlayProgress.__slots__} | {"win_shares": {}, "meters": {}}
+    values = dict.fromkeys(PlayProgress.__slots__, 0) | {"win_shares": {}, "meters": {}}
 
     link.see(PlayProgress(**{**values, "step": 3, "agent_steps": 4096, "elapsed_s": 1.5, "fraction": 0.5}))
 
