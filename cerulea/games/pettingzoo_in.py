@@ -138,6 +138,7 @@ class PettingZooGame:
     def _step(self, m: int, action: NDArray[np.int32]) -> tuple[FloatArray, BoolArray, BoolArray]:
         """Reward, terminated and truncated of each player."""
         env = self.environments[m]
+        action = np.where(self.acting[m, :, None], action, 0).astype(np.int32)  # what others sent counts for nothing
         paid = np.zeros(self.players)
         terminated, truncated = np.zeros(self.players, np.bool_), np.zeros(self.players, np.bool_)
         if self.parallel:
