@@ -25,10 +25,9 @@ def slow_advantages(reward, value, acting, terminated, truncated, after, last, d
                     decisions.append([t, 0.0, None, True])
                 if decisions and decisions[-1][3]:
                     decisions[-1][1] += reward[t, m, p]
-                if terminated[t, m, p] or truncated[t, m, p]:
-                    if decisions and decisions[-1][3]:
-                        decisions[-1][2] = 0.0 if terminated[t, m, p] else after[t, m, p]
-                        decisions[-1][3] = False
+                if (terminated[t, m, p] or truncated[t, m, p]) and decisions and decisions[-1][3]:
+                    decisions[-1][2] = 0.0 if terminated[t, m, p] else after[t, m, p]
+                    decisions[-1][3] = False
             for i, (t, paid, follows, on) in enumerate(decisions):
                 if on:
                     follows = value[decisions[i + 1][0], m, p] if i + 1 < len(decisions) else last[m, p]
@@ -36,7 +35,7 @@ def slow_advantages(reward, value, acting, terminated, truncated, after, last, d
                 decisions[i].append(paid + discount * follows - value[t, m, p])
             for i in range(len(decisions)):
                 total, weight = 0.0, 1.0
-                for t, _, _, on, delta in decisions[i:]:
+                for _, _, _, on, delta in decisions[i:]:
                     total += weight * delta
                     weight *= discount * trace
                     if not on:
