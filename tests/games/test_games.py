@@ -131,7 +131,7 @@ def test_vector_environments_give_the_same_matches_in_each_of_their_modes(mode):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         game = VectorGame(
-            lambda: SyncVectorEnv([Countdown, lambda: Countdown(7)], autoreset_mode=mode), name="countdown"
+            lambda: SyncVectorEnv([Countdown, lambda: Countdown(20)], autoreset_mode=mode), name="countdown"
         )
     played = Played(game)
     seen, acted, paid = [], [], 0.0
