@@ -112,7 +112,9 @@ def print_ladder(presets: Sequence[str], matches: int, seed: int) -> None:
 
 def print_mirror(presets: Sequence[str], matches: int, seed: int, tier: str) -> None:
     """A tier against itself: sides, lengths, timeouts."""
-    print("| preset | decided | side A won (95 %) | timeouts | minutes: 10 %, median, 90 % | deaths a hero | last hits |")
+    print(
+        "| preset | decided | side A won (95 %) | timeouts | minutes: 10 %, median, 90 % | deaths a hero | last hits |"
+    )
     print("|---|---:|---|---:|---|---:|---:|")
     for name in presets:
         played = play(name, tier, tier, matches, seed, swapped=False)
