@@ -1,4 +1,5 @@
-"""A small self-play recipe for tests, and an agent that was made with it in no time: its weights are what a seed gives."""
+"""A small self-play recipe for tests, and an agent that was made with it in no time: its weights are what a seed
+gives."""
 
 from __future__ import annotations
 

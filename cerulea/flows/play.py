@@ -2,8 +2,8 @@
 
 In:      an open platform; callers, what they want to play.
 Out:     Match values, Feeds of what is to be seen, answers to what a person does in a match.
-Kept:    the game runs in a process of its own (`train.live`), which alone decides what an action does; this one loads no
-         torch and never waits for a tick. A match of another team is not there. A person may have MOST_EACH matches
+Kept:    the game runs in a process of its own (`train.live`), which alone decides what an action does; this one loads
+         no torch and never waits for a tick. A match of another team is not there. A person may have MOST_EACH matches
          at a time, everybody together MOST_TOGETHER.
 Not here: the wire (`api.matches`), one match (`games.live`), matches that nobody watches (`flows.arena`).
 """

@@ -25,8 +25,8 @@ def make_game(name: str, matches: int, **options: Any) -> Game:
     """A game with so many matches.
 
     Args:
-        name: one of GAMES, `gymnasium:ID` (`gymnasium:Acrobot-v1`) or `pettingzoo:MODULE` (`pettingzoo:classic.tictactoe_v3`).
-        options: what the game is made with.
+        name: one of GAMES, `gymnasium:ID` (`gymnasium:Acrobot-v1`) or `pettingzoo:MODULE`
+        (`pettingzoo:classic.tictactoe_v3`). options: what the game is made with.
 
     Raises:
         NotFound: there is no such game; the nearest name is told.

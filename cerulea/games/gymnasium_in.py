@@ -1,8 +1,8 @@
 """Gymnasium's environments as a Game of one player: many copies, each a match of its own.
 
 In:      an environment's ID, or a vector environment in any of its three modes of beginning anew.
-Kept:    a match that ended shows its last observation until it is reset, whatever the vector environment does by itself. A
-         step in which it only begins anew (NEXT_STEP) is nobody's decision: `acting` is false there.
+Kept:    a match that ended shows its last observation until it is reset, whatever the environment does by itself.
+         A step in which it only begins anew (NEXT_STEP) is nobody's decision: `acting` is false there.
 Not here: spaces (`spaces`), the way out: our games for Gymnasium (`views`).
 """
 
@@ -49,7 +49,8 @@ def make_environment(name: str, options: dict[str, Any]) -> Any:
 class GymnasiumGame:
     """Copies of one environment, stepped one after the other. Its reward is the environment's own."""
 
-    teams, players = (0,), 1
+    teams: tuple[int, ...] = (0,)
+    players = 1
     bots: tuple[str, ...] = ()
     meters: tuple[str, ...] = ()
     step_s = 0.0
@@ -160,14 +161,16 @@ class VectorGame:
         make: makes the vector environment; it is made again where a state is restored.
     """
 
-    teams, players = (0,), 1
+    teams: tuple[int, ...] = (0,)
+    players = 1
     bots: tuple[str, ...] = ()
     meters: tuple[str, ...] = ()
     step_s, limit = 0.0, 0
 
     def __init__(self, make: Callable[[], Any], *, name: str, version: str = "1") -> None:
         self.environment = make()
-        self.name, self.version, self.options = name, version, {}
+        self.name, self.version = name, version
+        self.options: dict[str, Any] = {}
         mode = self.environment.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.mode = AutoresetMode(mode)
         self.space = self.environment.single_observation_space
@@ -184,7 +187,7 @@ class VectorGame:
         return np.stack([flatten(self.space, each) for each in observations])
 
     def reset(self, seed_M: SeedArray, where_M: BoolArray | None = None) -> None:
-        """Begin anew. But for the first time, and in mode DISABLED, the environment's own generator seeds what follows."""
+        """Begin anew; but for the first time and in mode DISABLED, the environment's own generator seeds it."""
         where = np.ones(self.matches, np.bool_) if where_M is None else where_M
         if where.all() or not self.seeded:
             observations, _ = self.environment.reset(seed=[int(s) % SEED_BITS for s in seed_M])

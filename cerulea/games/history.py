@@ -1,7 +1,7 @@
 """The state of games that cannot be copied: the seed of each match and what was done since, to be done again.
 
-Kept:    a game goes on from such a state exactly where it was, if its environment keeps to its seed; where it does not, the
-         last observation differs, and it is refused.
+Kept:    a game goes on from such a state exactly where it was, if its environment keeps to its seed; where it does
+         not, the last observation differs, and it is refused.
 Not here: environments (`gymnasium_in`, `pettingzoo_in`).
 """
 

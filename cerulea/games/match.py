@@ -2,8 +2,8 @@
 
 In:      a game, a player for each side (or each place), seeds.
 Out:     results with sides swapped by halves, and replays.
-Kept:    a match is decided by its seed and its players; what stands beside it changes nothing. A match that is cut off by
-         the limit of time counts as a timeout and not as a win, whoever was ahead.
+Kept:    a match is decided by its seed and its players; what stands beside it changes nothing. A match that is cut
+         off by the limit of time counts as a timeout and not as a win, whoever was ahead.
 Not here: agents (`train.agent`), files of replays (`replay`), ratings (`rating`).
 """
 
@@ -58,7 +58,7 @@ def uniform_draws(seed_M: SeedArray, step: int, players: int, heads: int) -> Flo
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
-    return ((z >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24)
+    return np.asarray((z >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24), np.float32)
 
 
 def random_actions(mask_MPN: BoolArray, heads: tuple[Head, ...], seed_M: SeedArray, step: int) -> ActionArray:

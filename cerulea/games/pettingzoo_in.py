@@ -1,8 +1,8 @@
 """PettingZoo's environments as a Game: parallel ones, and those in which players take turns (AEC).
 
 In:      a module (`classic.tictactoe_v3` of pettingzoo, or any module with `parallel_env` or `env`).
-Kept:    masks by PettingZoo's convention, `action_mask` in the observation or in `infos`. A player that is not to move, or is
-         dead, does not act; what it is paid meanwhile belongs to its last decision.
+Kept:    masks by PettingZoo's convention, `action_mask` in the observation or in `infos`. A player that is not to
+         move, or is dead, does not act; what it is paid meanwhile belongs to its last decision.
 Not here: spaces (`spaces`), the way out: our games for PettingZoo (`views`).
 """
 

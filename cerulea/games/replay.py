@@ -1,10 +1,10 @@
 """A match that was played, as its version, its seed and its actions: enough to play it again to the bit.
 
 In:      what was done in a match. Out: a file of a few kilobytes, and the frames of the match.
-Kept:    a file is written whole or not at all; one that is cut short, changed, or of another version of its game is refused.
-         The last frame is checked against the state that the match ended in.
+Kept:    a file is written whole or not at all; one that is cut short, changed, or of another version of its game is
+         refused. The last frame is checked against the state that the match ended in.
 
-A file is one line of JSON (what the match was, and the sha256 of the rest), then the actions as bytes, compressed by zlib.
+A file is one line of JSON (what the match was, and the sha256 of the rest), then the actions as bytes, zipped.
 Not here: who watches (`flows`).
 """
 
@@ -55,7 +55,7 @@ def replay_of(
     cut: bool,
     match: int = 0,
 ) -> Replay:
-    """The replay of match `match` of a game, which stands as it ended, from what its players did at each step, (P, A)."""
+    """The replay of one match of a game, which stands as it ended, from its players' actions of each step: (P, A)."""
     shape = (0, game.players, len(game.schema.heads))
     done = np.array(actions, np.int32) if len(actions) else np.zeros(shape, np.int32)
     return Replay(

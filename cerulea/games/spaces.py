@@ -58,7 +58,7 @@ def flatten(space: Any, value: Any) -> NDArray[np.float32]:
             plain = np.where(scaled, 2 * (plain - np.where(scaled, low, 0)) / wide - 1, plain).astype(np.float32)
         return plain
     if isinstance(space, spaces.Discrete):
-        return np.eye(int(space.n), dtype=np.float32)[int(value) - int(space.start)]
+        return np.asarray(np.arange(int(space.n)) == int(value) - int(space.start), np.float32)
     if isinstance(space, spaces.MultiBinary):
         return np.asarray(value, np.float32).ravel()
     if isinstance(space, spaces.MultiDiscrete):

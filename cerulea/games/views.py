@@ -1,7 +1,7 @@
 """Our games for others: PettingZoo's parallel and AEC environments, Gymnasium's environment and vector environment.
 
-Masks are `action_mask` in PettingZoo's infos and in Gymnasium's observations, int8. An action that it forbids is played as the first legal one.
-Not here: the way in (`gymnasium_in`, `pettingzoo_in`), names (`catalog`).
+Masks are `action_mask` in PettingZoo's infos and in Gymnasium's observations, int8. An action that it forbids is
+played as the first legal one. Not here: the way in (`gymnasium_in`, `pettingzoo_in`), names (`catalog`).
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ def _seen(look: Observation, m: int, p: int) -> Any:
     return np.concatenate([look.vector_MPF[m, p], look.units_MPUF[m, p].ravel()])
 
 
-class Parallel(ParallelEnv[str, dict[str, Any], Any]):
+class Parallel(ParallelEnv[str, Any, Any]):  # type: ignore[misc]
     """One match for PettingZoo: everybody acts in every step. A dead hero stays and can only hold."""
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "name": "cerulea", "is_parallelizable": True}
 
     def __init__(self, name: str, *, render_mode: str | None = None, **options: Any) -> None:
         self.game = make_game(name, 1, **options)
-        self.metadata = {**self.metadata, "name": f"{name}-v{self.game.version}"}
+        self.metadata = {
+            "render_modes": ["ansi"],
+            "name": f"{name}-v{self.game.version}",
+            "is_parallelizable": True,
+        }
         self.render_mode = render_mode
         self.possible_agents = [f"player_{p}" for p in range(self.game.players)]
         self.agents: list[str] = []
@@ -120,7 +122,7 @@ def aec_env(name: str, **options: Any) -> Any:
     return parallel_to_aec(Parallel(name, **options))
 
 
-class Side(gym.Env[dict[str, Any], Any]):
+class Side(gym.Env[dict[str, Any], Any]):  # type: ignore[misc]
     """One side of a match for Gymnasium: its players act together, everybody else is played by `opponent`.
 
     The action is one choice for each player and head (MultiDiscrete), the reward the side's mean.
@@ -158,7 +160,7 @@ class Side(gym.Env[dict[str, Any], Any]):
         return str(self.vector.game.frame(0)) if self.render_mode == "ansi" else None
 
 
-class SideVector(gym.vector.VectorEnv[dict[str, Any], Any, Any]):
+class SideVector(gym.vector.VectorEnv[dict[str, Any], Any, Any]):  # type: ignore[misc]
     """One side of many matches, stepped together; a match that ended waits for `reset` (AutoresetMode.DISABLED)."""
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}

@@ -2,9 +2,9 @@
 
 In:      shares, quality scores, results.
 Out:     an Opponent for each new match, a function of (seed, number of the match) and of what was known then.
-Kept:    past selves are drawn by OpenAI Five's scores (arXiv 1912.06680, appendix N): p ~ exp(q); a new one begins at the
-         largest q; one that was beaten loses 0.01 / (N p). Scripted players are drawn by (1 - share won)^2, as AlphaStar's
-         f_hard. The pool forgets the member of the lowest quality, but never the newest.
+Kept:    past selves are drawn by OpenAI Five's scores (arXiv 1912.06680, appendix N): p ~ exp(q); a new one begins at
+         the largest q; one that was beaten loses 0.01 / (N p). Scripted players are drawn by (1 - share won)^2, as
+         AlphaStar's f_hard. The pool forgets the member of the lowest quality, but never the newest.
 Not here: weights of past selves (`selfplay`), how matches run (`rollout`).
 """
 

@@ -2,8 +2,8 @@
 
 In:      a game, the policy that learns, past selves, and who plays against whom (`opponents`).
 Out:     a Rollout: what was seen, done, paid and estimated, for all players of all matches and steps.
-Kept:    the game writes what it shows straight into the rollout. All that is drawn is a function of (seed, update, step).
-         An opponent stays for a whole match; memories are empty where a match begins.
+Kept:    the game writes what it shows straight into the rollout. All that is drawn is a function of (seed, update,
+         step). An opponent stays for a whole match; memories are empty where a match begins.
 Not here: what is learned from it (`ppo`, `selfplay`).
 """
 

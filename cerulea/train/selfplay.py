@@ -3,18 +3,17 @@
 In:      a recipe, a game with as many matches as this process plays, a folder.
 Out:     PlayProgress for every update, and Checkpoint once each is whole on disk.
 Kept:    an update is a function of (recipe, state before it): a run killed at any moment and resumed writes the same
-         numbers (same device, threads and processes; without `minutes`, whose schedules follow the clock). The state holds
-         the matches in flight, the memories in them, the pool and its scores.
+         numbers (same device, threads and processes; without `minutes`, whose schedules follow the clock). The state
+         holds the matches in flight, the memories in them, the pool and its scores.
 Not here: money, leases, signals, names of models (`flows.train`).
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
@@ -30,7 +29,7 @@ from cerulea.core.seeds import mixed
 from cerulea.core.values import Checkpoint, ModelCard, PlayProgress
 from cerulea.games.game import Game
 from cerulea.nn.policy import Policy
-from cerulea.train.agent import AGENT, agent_json, shape_for
+from cerulea.train.agent import agent_json, shape_for
 from cerulea.train.checkpoint import (
     Writer,
     load_resume,
@@ -39,64 +38,18 @@ from cerulea.train.checkpoint import (
     retain,
     set_aside,
     snapshot_tensors,
-    write_file,
-    write_state,
-    write_tensors,
 )
+from cerulea.train.learn import Learner, rate_at, shaped, spread
 from cerulea.train.opponents import BOT, PAST, SELF, Opponent, Pool, choose, shares_now
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
-from cerulea.train.ppo import advantages, ppo_loss
+from cerulea.train.play_state import MATCHES, POOL, AgentSnapshot, PlayState, load_matches, matches_of
+from cerulea.train.ppo import advantages
 from cerulea.train.record import Metrics
 from cerulea.train.rollout import Player, Result, bytes_of
 
 Event = PlayProgress | Checkpoint
-POOL, MATCHES = "pool.safetensors", "matches-{rank}.safetensors"
 YEAR_S = 365 * 24 * 3600
-
-
-@dataclass(slots=True)
-class PlayState:
-    """What a run knows besides tensors."""
-
-    step: int = 0
-    agent_steps: int = 0
-    played_steps: int = 0  # decisions of all players, learning or not
-    matches: int = 0
-    elapsed_s: float = 0.0
-    stepping_s: float = 0.0
-    returns_seen: float = 0.0  # for the running spread of returns: count, mean, sum of squared deviations
-    returns_mean: float = 0.0
-    returns_m2: float = 0.0
-    recent: list[float] = field(default_factory=list)  # what the last matches paid
-    recent_steps: list[int] = field(default_factory=list)
-    meters: dict[str, float] = field(default_factory=dict)
-    stop_reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentSnapshot:
-    """A self-play checkpoint: an agent's folder with what a resume needs."""
-
-    agent: dict[str, Any]
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    pool: dict[str, Tensor]
-    matches: list[dict[str, Tensor]]  # of each process: matches in flight
-    state: dict[str, Any]
-    card: ModelCard
-
-    def fill(self, folder: Path) -> None:
-        """All files but the manifest."""
-        import json
-
-        write_file(folder / AGENT, (json.dumps(self.agent, indent=1) + "\n").encode())
-        write_tensors(folder / "model.safetensors", self.weights)
-        write_tensors(folder / "optim.safetensors", self.optimizer)
-        write_tensors(folder / POOL, self.pool)
-        for rank, tensors in enumerate(self.matches):
-            write_tensors(folder / MATCHES.format(rank=rank), tensors)
-        write_state(folder, self.state, self.card)
 
 
 def self_play(
@@ -160,8 +113,9 @@ class _Run:
         self.bots = self._bots()
         torch.manual_seed(self.keys.seed)
         self.policy = Policy(self.shape)
-        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=self.keys.learning_rate, eps=1e-5)
-        self.pool, self.past = Pool(), {}
+        self.learner = Learner(self.policy, self.keys, team)
+        self.pool = Pool()
+        self.past: dict[int, Policy] = {}
         self.pool_weights: dict[int, dict[str, Tensor]] = {}
         self.state, self.before_s = PlayState(), 0.0
         self.writer = Writer(self.checkpoints)
@@ -230,13 +184,7 @@ class _Run:
                 fix="Restore what differs, or start a new run without --resume.",
             )
         self.policy.load_state_dict(load_file(checkpoint.folder / "model.safetensors"))
-        moments = {}
-        for index, (name, weight) in enumerate(self.policy.named_parameters()):
-            if f"{name}.exp_avg" in tensors:
-                moments[index] = {key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            assert weight.requires_grad
-        saved = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": moments, "param_groups": saved["param_groups"]})
+        self.learner.load_moments(tensors)
         self.state = PlayState(**state["run"])
         self.state.stop_reason = ""
         self.recent.extend(self.state.recent)
@@ -245,7 +193,7 @@ class _Run:
         for name, tensor in load_file(checkpoint.folder / POOL).items():
             step, _, weight_name = name.partition(":")
             self.pool_weights.setdefault(int(step), {})[weight_name] = tensor
-        self._load_matches(checkpoint.folder)
+        load_matches(checkpoint.folder / MATCHES.format(rank=self.team.rank), self.player, self.game, self.running_MP)
         self.resumed = checkpoint
         self.before_s = self.saved_at = self.state.elapsed_s
         if self.team.leads:
@@ -308,8 +256,8 @@ class _Run:
         fraction = self._everyones(self._fraction() if self.team.leads else 0.0)
         results = self.player.play(state.step, self._choose, self._past)
         played = perf_counter()
-        reward = self._shaped(r.reward, fraction)
-        reward = reward / self._spread(reward)
+        reward = shaped(r.reward, self.player.sides, keys, fraction)
+        reward = reward / spread(reward, r, self.running_MP, state, keys.discount, self.learner.summed)
         advantage = advantages(
             reward,
             r.value,
@@ -321,9 +269,9 @@ class _Run:
             discount=keys.discount,
             trace=keys.trace,
         )
-        told = self._learn(advantage, fraction)
+        told = self.learner.learn(r, self.player.sides, advantage, step=state.step, fraction=fraction)
         state.step += 1
-        counts = self._summed(float(r.learns.sum()), float(r.acting[:-1].sum()))
+        counts = self.learner.summed(float(r.learns.sum()), float(r.acting[:-1].sum()))
         state.agent_steps += int(counts[0])
         state.played_steps += int(counts[1])
         self._count_results(results)
@@ -336,7 +284,7 @@ class _Run:
             agent_steps=state.agent_steps,
             matches=state.matches,
             **told,
-            learning_rate=self._rate(fraction),
+            learning_rate=rate_at(keys, fraction),
             agent_steps_per_s=counts[1] / seconds,
             match_years_per_day=game_s / seconds * 86_400 / YEAR_S,
             staleness=0.0,
@@ -353,115 +301,6 @@ class _Run:
         if self.metrics:
             self.metrics.add("progress", asdict(progress))
         return progress
-
-    def _shaped(self, reward: np.ndarray, fraction: float) -> np.ndarray:
-        """Team spirit, and what the other side got taken off."""
-        sides = self.player.sides
-        if sides.players == 1 and not (self.keys.zero_sum and sides.teams == 2):
-            return reward
-        by_side = reward.reshape(*reward.shape[:2], sides.sides, sides.players)
-        mean = by_side.mean(-1, keepdims=True)
-        first, middle, last = self.keys.team_spirit
-        spirit = last if fraction >= 0.8 else first + (middle - first) * min(1.0, fraction / 0.6)
-        shaped = (1 - spirit) * by_side + spirit * mean
-        if self.keys.zero_sum and sides.sides == 2 and sides.teams == 2:
-            shaped = shaped - mean[:, :, ::-1]
-        return np.ascontiguousarray(shaped.reshape(reward.shape), np.float32)
-
-    def _spread(self, reward: np.ndarray) -> np.float32:
-        """The running standard deviation of discounted returns, over all processes."""
-        r, state = self.player.rollout, self.state
-        seen = []
-        for t in range(r.steps):
-            self.running_MP = self.running_MP * self.keys.discount + reward[t]
-            seen.append(self.running_MP[r.learns[t]])
-            self.running_MP[r.terminated[t] | r.truncated[t]] = 0.0
-        values = np.concatenate(seen)
-        count, total, squares = self._summed(float(len(values)), float(values.sum()), float((values**2).sum()))
-        if count:
-            mean = total / count
-            m2 = max(0.0, squares - count * mean * mean)
-            both = state.returns_seen + count
-            delta = mean - state.returns_mean
-            state.returns_m2 += m2 + delta * delta * state.returns_seen * count / both
-            state.returns_mean += delta * count / both
-            state.returns_seen = both
-        spread = math.sqrt(state.returns_m2 / state.returns_seen) if state.returns_seen > 1 else 1.0
-        return np.float32(max(spread, 1e-4))
-
-    def _rate(self, fraction: float) -> float:
-        return 1.0 + (self.keys.final_rate - 1.0) * fraction
-
-    def _learn(self, advantage: np.ndarray, fraction: float) -> dict[str, float]:
-        """One pass, or more, over the rollout in minibatches of whole sides."""
-        keys, r, sides = self.keys, self.player.rollout, self.player.sides
-        weight = r.learns
-        returns = advantage + r.value
-        chosen = advantage[weight]
-        count, total, squares = self._summed(
-            float(len(chosen)), float(chosen.sum(dtype=np.float64)), float((chosen.astype(np.float64) ** 2).sum())
-        )
-        mean = total / max(count, 1.0)
-        deviation = math.sqrt(max(squares / max(count, 1.0) - mean * mean, 0.0))
-        advantage = (advantage - np.float32(mean)) / np.float32(deviation + 1e-8)
-        bonus = keys.entropy + (keys.final_entropy - keys.entropy) * fraction
-        for group in self.optimizer.param_groups:
-            group["lr"] = keys.learning_rate * self._rate(fraction)
-
-        columns_all = self.game.matches * sides.sides
-
-        def grouped(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).reshape(len(array), columns_all, sides.players, *array.shape[3:])
-
-        parts = [r.vector, r.units, r.critic, r.fresh, r.mask]
-        seen = [grouped(part[:-1]) for part in parts]
-        numbers = [grouped(part) for part in (r.action, r.log_p, advantage, returns, weight)]
-        state = torch.from_numpy(r.state).reshape(columns_all, sides.players, r.state.shape[-1])
-        columns = np.flatnonzero(weight.reshape(r.steps, columns_all, sides.players).any((0, 2)))
-        size = max(1, keys.minibatch // self.team.ranks // (r.steps * sides.players))
-        pieces = max(1, round(len(columns) / size))
-        (pieces_f,) = self._largest(float(pieces))
-        pieces = int(pieces_f)
-        sums = np.zeros(7)
-        for epoch in range(keys.epochs):
-            draw = np.random.Generator(np.random.Philox(key=mixed(keys.seed, self.state.step, epoch, self.team.rank)))
-            for piece in np.array_split(draw.permutation(columns), pieces):
-                at = torch.from_numpy(piece)
-                vector, units, critic, fresh, mask = (part[:, at] for part in seen)
-                action, log_p, adv, ret, w = (part[:, at] for part in numbers)
-                logits, values, _ = self.policy.unroll(vector, units, critic, state[at], fresh)
-                w = w.float()
-                losses = ppo_loss(
-                    logits,
-                    values,
-                    mask,
-                    action.long(),
-                    log_p,
-                    adv,
-                    ret,
-                    w,
-                    heads=self.shape.heads,
-                    clip=keys.clip,
-                    entropy_bonus=bonus,
-                    value_weight=keys.value_weight,
-                )
-                self.optimizer.zero_grad(set_to_none=True)
-                losses.total.backward()
-                if self.team.ranks > 1:
-                    self.team.sum_gradients(self.policy.parameters())
-                    for each in self.policy.parameters():
-                        assert each.grad is not None
-                        each.grad /= self.team.ranks
-                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), keys.gradient_norm or math.inf)
-                self.optimizer.step()
-                told = (losses.total, losses.policy, losses.value, losses.entropy, losses.divergence, losses.clipped)
-                sums += [float(each.detach()) for each in (*told, norm)]
-        sums /= keys.epochs * pieces
-        spread = returns[weight].var()
-        explained = 1 - (returns - r.value)[weight].var() / spread if spread > 0 else 0.0
-        names = ("loss", "policy_loss", "value_loss", "entropy", "divergence", "clipped", "gradient_norm")
-        told_by = dict(zip(names, (float(each) for each in sums), strict=True))
-        return {**told_by, "explained_variance": float(explained)}
 
     # -- what came of it ---------------------------------------------------------------------------
 
@@ -531,19 +370,8 @@ class _Run:
     def _agreed(self, reason: str) -> str:
         return reason if self._everyones(float(bool(reason))) == 0 else reason or "signal"
 
-    def _summed(self, *values: float) -> list[float]:
-        if self.team.ranks == 1:
-            return list(values)
-        return [float(v) for v in self.team.sum(torch.tensor(values, dtype=torch.float64))]
-
     def _everyones(self, value: float) -> float:
-        return self._summed(value)[0]
-
-    def _largest(self, *values: float) -> list[float]:
-        tensor = torch.tensor(values, dtype=torch.float64)
-        if self.team.ranks > 1:
-            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return [float(v) for v in tensor]
+        return self.learner.summed(value)[0]
 
     def _elapsed(self) -> float:
         return self.before_s + monotonic() - self.began
@@ -556,50 +384,11 @@ class _Run:
         by_time = keys.checkpoint_minutes > 0 and state.elapsed_s - self.saved_at >= 60 * keys.checkpoint_minutes
         return self._everyones(float((by_step or by_time) and self.team.leads)) > 0
 
-    def _matches(self) -> dict[str, Tensor]:
-        """The matches in flight of this process."""
-        player = self.player
-        kinds = [SELF, PAST, BOT]
-        opponents = np.array([(kinds.index(o.kind), o.member, o.side) for o in player.opponents], np.int64)
-        arrays = {
-            "opponents": opponents,
-            "bots": player.bot_MP,
-            "learns": player.learns_MP.view(np.uint8),
-            "length": player.length_M,
-            "paid": player.paid_MP,
-            "fresh": player.fresh_M.view(np.uint8),
-            "begun": np.array([player.begun]),
-            "running": self.running_MP,
-            **{f"game.{name}": array for name, array in self.game.state().items()},
-        }
-        tensors = {name: torch.from_numpy(_plain(array).copy()) for name, array in arrays.items()}
-        return {**tensors, "state": player.state.clone(), "past_state": player.past_state.clone()}
-
-    def _load_matches(self, folder: Path) -> None:
-        tensors = load_file(folder / MATCHES.format(rank=self.team.rank))
-        player, kinds = self.player, [SELF, PAST, BOT]
-        player.opponents = [Opponent(kinds[k], m, s) for k, m, s in tensors["opponents"].tolist()]
-        player.bot_MP[:] = tensors["bots"].numpy()
-        player.learns_MP[:] = tensors["learns"].numpy().view(np.bool_)
-        player.length_M[:] = tensors["length"].numpy()
-        player.paid_MP[:] = tensors["paid"].numpy()
-        player.fresh_M[:] = tensors["fresh"].numpy().view(np.bool_)
-        player.begun = int(tensors["begun"])
-        player.state, player.past_state = tensors["state"].clone(), tensors["past_state"].clone()
-        self.running_MP[:] = tensors["running"].numpy()
-        current = self.game.state()
-        self.game.restore(
-            {
-                name: tensors[f"game.{name}"].numpy().view(array.dtype).reshape(tensors[f"game.{name}"].shape)
-                for name, array in current.items()
-            }
-        )
-
     def _save(self) -> None:
         self.saved_at = self._elapsed()
         self.state.stepping_s = monotonic() - self.stepping_from
         self.state.recent, self.state.recent_steps = list(self.recent), list(self.recent_steps)
-        matches = [self._matches()]
+        matches = [matches_of(self.player, self.game, self.running_MP)]
         if self.team.ranks > 1:
             everyones: list[dict[str, Tensor]] = [{} for _ in range(self.team.ranks)]
             dist.all_gather_object(everyones, matches[0])
@@ -608,14 +397,10 @@ class _Run:
             return
         began = perf_counter()
         self.metrics.sync()
-        moments = {}
-        for weight_name, weight in self.policy.named_parameters():
-            for key, value in self.optimizer.state.get(weight, {}).items():
-                moments[f"{weight_name}.{key}"] = value
         snapshot = AgentSnapshot(
             agent=agent_json(self.game, self.shape),
             weights=snapshot_tensors(dict(self.policy.state_dict())),
-            optimizer=snapshot_tensors(moments),
+            optimizer=snapshot_tensors(self.learner.moments()),
             pool={f"{step}:{n}": t for step, weights in self.pool_weights.items() for n, t in weights.items()},
             matches=matches,
             state={
@@ -659,11 +444,3 @@ class _Run:
             self.writer.fetch(wait=True)
         if self.metrics:
             self.metrics.close()
-
-
-def _plain(array: np.ndarray) -> np.ndarray:
-    """An array of a type that safetensors keeps; unsigned 64 bits as signed ones."""
-    array = np.ascontiguousarray(array)
-    if array.dtype == np.uint64:
-        return array.view(np.int64)
-    return array.view(np.uint8) if array.dtype == np.bool_ else array

@@ -232,8 +232,8 @@ def gap(
     """The largest change of any logit that both have, over the same states as each of them sees these.
 
     Args:
-        olds, news: `vector`, `units`, `critic` (rows, players, ...), `mask` (rows, players, N) of what was legal before.
-        actions: (number before, number now) of every action that both have.
+        olds, news: `vector`, `units`, `critic` (rows, players, ...), `mask` (rows, players, N) of what was legal
+        before. actions: (number before, number now) of every action that both have.
     """
     with torch.inference_mode():
         logits = [_logits(policy, seen) for policy, seen in ((old, olds), (new, news))]

@@ -5,8 +5,8 @@
     team     a laner for two and a half minutes; then all go together, by a common plan, and use their abilities
     team+    the same with a quarter more gold
 
-Kept:    a bot reads nothing that its mask and its side's sight would not show. The same state gives the same action, but
-         for a few draws by the match's seed; the mirror image of a state gives the mirror image of the action.
+Kept:    a bot reads nothing that its mask and its side's sight would not show. The same state gives the same action,
+         but for a few draws by the match's seed; the mirror image of a state gives the mirror image of the action.
 Not here: the plan of a team (`plans`).
 """
 

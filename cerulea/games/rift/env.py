@@ -177,8 +177,9 @@ class Rift:
         self.schema = SCHEMA
         self.matches, self.threads = matches, threads
         self.players = 2 * len(kinds)
-        self.teams = (0,) * len(kinds) + (1,) * len(kinds)
-        self.bots, self.meters = BOTS, METERS
+        self.teams: tuple[int, ...] = (0,) * len(kinds) + (1,) * len(kinds)
+        self.bots: tuple[str, ...] = BOTS
+        self.meters: tuple[str, ...] = METERS
         self.step_s, self.limit = r.STEP_S, r.LIMIT
         self.kinds = np.array(kinds, np.int32)
         self.lane_mask = sum(1 << lane for lane in lanes)

@@ -1,6 +1,7 @@
 """The rules of `rift` in numbers: the one file in which its balance is edited.
 
-Units:   positions and ranges in 1/64 of a map unit (`U`), hit points and mana in 1/16 (`H`), time in ticks of 0.2 s (`S`
+Units:   positions and ranges in 1/64 of a map unit (`U`), hit points and mana in 1/16 (`H`), time in ticks of 0.2 s
+(`S`
          ticks a second), gold in hundredths (`G`). All are whole numbers, so that a match is the same on every machine.
 Kept:    a change here that may change a match changes VERSION.
 Not here: what happens with the numbers (`motion`, `combat`, `waves`, `sight`).
@@ -168,7 +169,8 @@ ALLIES, ENEMIES, ENEMY_CREEPS, ALLY_CREEPS, ENEMY_BUILDINGS, ALLY_BUILDINGS, BOS
 FEATURES, SELF, CRITIC = 24, 56, 80
 
 # -- what it pays ----------------------------------------------------------------------------------
-# After OpenAI Five's table (arXiv 1912.06680, appendix G), with less for health and more for what is earned in lanes: with
+# After OpenAI Five's table (arXiv 1912.06680, appendix G), with less for health and more for what is earned in lanes:
+# with
 # theirs, beginners learn within a million decisions that to meet anybody hurts, and hide.
 
 PAY_WIN = 5.0  # to each hero of the winning side

@@ -195,7 +195,12 @@ def test_units_in_the_fog_change_no_byte_of_what_is_seen():
                     place = draw.integers(0, r.SIZE, 2)
                     # To where it still is not seen: far from everybody.
                     near = world.unit[m, :, :].astype(np.int64)
-                    ours = [*range(5), *range(r.CREEP0, r.CREEP0 + r.CREEPS), *range(r.TOWER0, r.TOWER0 + 6), r.ANCIENT0]
+                    ours = [
+                        *range(5),
+                        *range(r.CREEP0, r.CREEP0 + r.CREEPS),
+                        *range(r.TOWER0, r.TOWER0 + 6),
+                        r.ANCIENT0,
+                    ]
                     gap = (near[X, ours] - place[0]) ** 2 + (near[Y, ours] - place[1]) ** 2
                     if (gap[near[ALIVE, ours] > 0] > (12 * r.U) ** 2).all():
                         world.unit[m, X, u], world.unit[m, Y, u] = place

@@ -1,0 +1,119 @@
+"""What a self-play run knows between two updates, and how a checkpoint keeps it.
+
+Kept:    plain values and tensors only: no pickle, no generator's state.
+Not here: when it is written (`selfplay`), the atomic folder (`checkpoint`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cerulea.core.values import ModelCard
+from cerulea.games.game import Game
+from cerulea.train.agent import AGENT
+from cerulea.train.checkpoint import write_file, write_state, write_tensors
+from cerulea.train.opponents import BOT, PAST, SELF, Opponent
+from cerulea.train.rollout import Player
+
+POOL, MATCHES = "pool.safetensors", "matches-{rank}.safetensors"
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class PlayState:
+    """What a run knows besides tensors."""
+
+    step: int = 0
+    agent_steps: int = 0
+    played_steps: int = 0  # decisions of all players, learning or not
+    matches: int = 0
+    elapsed_s: float = 0.0
+    stepping_s: float = 0.0
+    returns_seen: float = 0.0  # for the running spread of returns: count, mean, sum of squared deviations
+    returns_mean: float = 0.0
+    returns_m2: float = 0.0
+    recent: list[float] = field(default_factory=list)  # what the last matches paid
+    recent_steps: list[int] = field(default_factory=list)
+    meters: dict[str, float] = field(default_factory=dict)
+    stop_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSnapshot:
+    """A self-play checkpoint: an agent's folder with what a resume needs."""
+
+    agent: dict[str, Any]
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    pool: dict[str, Tensor]
+    matches: list[dict[str, Tensor]]  # of each process: matches in flight
+    state: dict[str, Any]
+    card: ModelCard
+
+    def fill(self, folder: Path) -> None:
+        """All files but the manifest."""
+        write_file(folder / AGENT, (json.dumps(self.agent, indent=1) + "\n").encode())
+        write_tensors(folder / "model.safetensors", self.weights)
+        write_tensors(folder / "optim.safetensors", self.optimizer)
+        write_tensors(folder / POOL, self.pool)
+        for rank, tensors in enumerate(self.matches):
+            write_tensors(folder / MATCHES.format(rank=rank), tensors)
+        write_state(folder, self.state, self.card)
+
+
+def matches_of(player: Player, game: Game, running_MP: FloatArray) -> dict[str, Tensor]:
+    """The matches in flight of one process, as tensors that safetensors keeps."""
+    kinds = [SELF, PAST, BOT]
+    opponents = np.array([(kinds.index(o.kind), o.member, o.side) for o in player.opponents], np.int64)
+    arrays: dict[str, NDArray[Any]] = {
+        "opponents": opponents,
+        "bots": player.bot_MP,
+        "learns": player.learns_MP.view(np.uint8),
+        "length": player.length_M,
+        "paid": player.paid_MP,
+        "fresh": player.fresh_M.view(np.uint8),
+        "begun": np.array([player.begun]),
+        "running": running_MP,
+        **{f"game.{name}": array for name, array in game.state().items()},
+    }
+    tensors = {name: torch.from_numpy(_plain(array).copy()) for name, array in arrays.items()}
+    return {**tensors, "state": player.state.clone(), "past_state": player.past_state.clone()}
+
+
+def load_matches(path: Path, player: Player, game: Game, running_MP: FloatArray) -> None:
+    """Take matches up again where `matches_of` left them."""
+    tensors = load_file(path)
+    kinds = [SELF, PAST, BOT]
+    player.opponents = [Opponent(kinds[k], m, s) for k, m, s in tensors["opponents"].tolist()]
+    player.bot_MP[:] = tensors["bots"].numpy()
+    player.learns_MP[:] = tensors["learns"].numpy().view(np.bool_)
+    player.length_M[:] = tensors["length"].numpy()
+    player.paid_MP[:] = tensors["paid"].numpy()
+    player.fresh_M[:] = tensors["fresh"].numpy().view(np.bool_)
+    player.begun = int(tensors["begun"])
+    player.state, player.past_state = tensors["state"].clone(), tensors["past_state"].clone()
+    running_MP[:] = tensors["running"].numpy()
+    current = game.state()
+    game.restore(
+        {
+            name: tensors[f"game.{name}"].numpy().view(array.dtype).reshape(tensors[f"game.{name}"].shape)
+            for name, array in current.items()
+        }
+    )
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """An array of a type that safetensors keeps; unsigned 64 bits as signed ones."""
+    array = np.ascontiguousarray(array)
+    if array.dtype == np.uint64:
+        return array.view(np.int64)
+    return array.view(np.uint8) if array.dtype == np.bool_ else array
