@@ -20,8 +20,9 @@ from cerulea.api.asking import Needs, Opened, caller_of
 from cerulea.api.schema import NAME
 from cerulea.core.errors import CeruleaError
 from cerulea.core.files import json_line
+from cerulea.flows.fog import fogged
 from cerulea.flows.once import LONGEST_KEY
-from cerulea.flows.play import Feed, Matches, fogged
+from cerulea.flows.play import Feed, Matches
 from cerulea.flows.replays import find_replay, list_replays
 from cerulea.games.catalog import GAMES
 from cerulea.people import Caller
@@ -180,9 +181,8 @@ class _Line:
                 await self.socket.close(1008, "too slow")
                 return
             if event["type"] == "frame":
-                legal = {seat: event["legal"].get(str(seat), []) for seat in self.seats}
-                frame = event["frame"]
-                for team in {teams[seat] for seat in self.seats} if len(self.seats) else ():
+                legal, frame = event["legal"].get(self.person, {}), event["frame"]
+                for team in {teams[int(seat)] for seat in legal}:
                     frame = fogged(frame, team)
                 await self._say({**event, "frame": frame, "legal": legal})
                 continue

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cerulea.core.errors import Conflict, Invalid, NotFound, TokenizerInvalid
+from cerulea.core.errors import Conflict, Invalid, ModelKindWrong, NotFound, TokenizerInvalid
 from cerulea.core.files import read_json, write_json
 from cerulea.core.values import ModelCard
 from cerulea.flows.model_folders import MARK, Model, check_plays, check_writes, find_model, folder_model, register
@@ -125,7 +125,7 @@ def _export_agent(model: Model, folder: Path, form: str) -> str:
     """An agent's folder as it lies here, or as an ONNX graph."""
     check_plays(model)
     if form == "hf":
-        raise Invalid(
+        raise ModelKindWrong(
             f"{model.label} is an agent, which no Hugging Face class can hold.", fix="Use --format onnx or cerulea."
         )
     if form == "onnx":

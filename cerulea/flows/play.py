@@ -298,6 +298,7 @@ class Matches:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            self._listener.join()
 
     # -- the process ---------------------------------------------------------------------------------
 
@@ -350,7 +351,8 @@ class Matches:
             env={**environment(), **engine_environment(1)},
             start_new_session=True,
         )
-        threading.Thread(target=self._listen, args=(process,), name="matches", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(process,), name="matches", daemon=True)
+        self._listener.start()
         return process
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
@@ -431,20 +433,8 @@ class Matches:
             one.set_exception(error)
         for match in going:
             self._change(match, status="failed", trouble=error.as_json())
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
         process.wait()
-
-
-HIDDEN = ("id", "kind", "team", "player", "name", "level", "kills", "deaths", "assists", "alive", "seen")
-
-
-def fogged(frame: Mapping[str, Any], team: int) -> dict[str, Any]:
-    """A frame as one team may see it: what tells who sees it (`seen`), and is not seen by them, keeps HIDDEN alone."""
-    return {name: _fogged(value, team) for name, value in frame.items()}
-
-
-def _fogged(value: Any, team: int) -> Any:
-    if isinstance(value, list):
-        return [kept for item in value if (kept := _fogged(item, team)) is not None]
-    if not isinstance(value, dict) or "seen" not in value or team in value["seen"] or value["team"] == team:
-        return value
-    return {key: value[key] for key in HIDDEN if key in value} if "player" in value else None

@@ -8,6 +8,7 @@ Not here: drawing actions from logits; the value, which only training needs.
     inputs    vector (sides, players, F) · units (sides, players, slots, F) · mask bool (sides, players, N)
               memory (sides, players, D), zeros where a match begins
     outputs   logits (sides, players, N), -1e9 where the mask forbids · memory_out, for the next step
+    Games without units have no `units`, agents without a memory neither `memory` nor `memory_out`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from cerulea.train.agent import Agent
 
 GRAPH, MEANING = "policy.onnx", "policy.json"
 OPSET = 17
-INPUTS, OUTPUTS = ("vector", "units", "mask", "memory"), ("logits", "memory_out")
 
 
 class Acting(nn.Module):
@@ -36,15 +36,27 @@ class Acting(nn.Module):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, shape = policy, policy.shape
+        self.inputs = (
+            "vector",
+            *(["units"] if shape.unit_classes else []),
+            "mask",
+            *(["memory"] if shape.state else []),
+        )
+        self.outputs = ("logits", *(["memory_out"] if shape.state else []))
 
-    def forward(self, vector: Tensor, units: Tensor, mask: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Masked logits and the new memory; rows whose match begins come with a memory of zeros."""
+        named = dict(zip(self.inputs, given, strict=True))
+        vector, shape = named["vector"], self.policy.shape
         sides, players = vector.shape[:2]
-        critic = vector.new_zeros(sides, players, self.policy.shape.critic)
+        nothing = vector.new_zeros(sides, players, 0)
+        critic = vector.new_zeros(sides, players, shape.critic)
         fresh = torch.zeros(sides, players, dtype=torch.bool)
-        logits, _, after = self.policy.step(vector, units, critic, memory, fresh)
-        return masked(logits, mask), after
+        units = named.get("units", nothing[..., None])
+        logits, _, after = self.policy.step(vector, units, critic, named.get("memory", nothing), fresh)
+        told = masked(logits, named["mask"])
+        return (told, after) if shape.state else (told,)
 
 
 def export_onnx(agent: Agent, folder: Path, players: int) -> Path:
@@ -71,12 +83,13 @@ def export_onnx(agent: Agent, folder: Path, players: int) -> Path:
 def _graph(agent: Agent, players: int) -> bytes:
     shape = agent.policy.shape
     slots = sum(count for _, count, _ in shape.unit_classes)
-    looks = (
-        torch.zeros(2, players, shape.vector),
-        torch.zeros(2, players, slots, shape.unit_features),
-        torch.ones(2, players, shape.actions, dtype=torch.bool),
-        torch.zeros(2, players, shape.state),
-    )
+    acting = Acting(agent.policy).eval()
+    looks = {
+        "vector": torch.zeros(2, players, shape.vector),
+        "units": torch.zeros(2, players, slots, shape.unit_features),
+        "mask": torch.ones(2, players, shape.actions, dtype=torch.bool),
+        "memory": torch.zeros(2, players, shape.state),
+    }
     file = io.BytesIO()
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
@@ -86,12 +99,12 @@ def _graph(agent: Agent, players: int) -> bytes:
         quiet.setLevel(logging.ERROR)
         try:
             torch.onnx.export(
-                Acting(agent.policy).eval(),
-                looks,
+                acting,
+                tuple(looks[name] for name in acting.inputs),
                 file,  # type: ignore[arg-type]  # a file object is taken too, its annotation forgets it
-                input_names=list(INPUTS),
-                output_names=list(OUTPUTS),
-                dynamic_axes={name: {0: "sides"} for name in (*INPUTS, *OUTPUTS)},
+                input_names=list(acting.inputs),
+                output_names=list(acting.outputs),
+                dynamic_axes={name: {0: "sides"} for name in (*acting.inputs, *acting.outputs)},
                 opset_version=OPSET,
                 dynamo=False,
             )
@@ -101,7 +114,7 @@ def _graph(agent: Agent, players: int) -> bytes:
 
 
 def _meaning(agent: Agent, players: int) -> dict[str, Any]:
-    schema = agent.schema.as_json()
+    schema, acting = agent.schema.as_json(), Acting(agent.policy)
     return {
         "game": agent.game,
         "version": agent.version,
@@ -111,6 +124,6 @@ def _meaning(agent: Agent, players: int) -> dict[str, Any]:
         "vector": schema["vector"],
         "unit_features": schema["unit_features"],
         "unit_classes": schema["unit_classes"],
-        "inputs": list(INPUTS),
-        "outputs": list(OUTPUTS),
+        "inputs": list(acting.inputs),
+        "outputs": list(acting.outputs),
     }

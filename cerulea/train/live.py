@@ -103,7 +103,10 @@ class Hall:
 
     def _show(self, table: Table) -> None:
         match = table.match
-        legal = {str(i): match.legal(i) for i, seat in enumerate(match.seats) if seat.person}
+        legal: dict[str, dict[str, Any]] = {}  # of each person, by place
+        for i, seat in enumerate(match.seats):
+            if seat.person:
+                legal.setdefault(seat.person, {})[str(i)] = match.legal(i)
         self.say({"frame": {"id": table.id, "step": match.number, "frame": match.frame(), "legal": legal}})
 
     def _end(self, table: Table) -> None:
@@ -162,7 +165,6 @@ class Hall:
         try:
             if verb == "take":
                 table.match.take(value[1], value[2])
-                self._show(table)
             elif verb == "leave":
                 table.match.leave(value[1], value[2])
             else:
@@ -173,6 +175,8 @@ class Hall:
             self.say({"refused": {"ref": ref, "error": error.as_json()}})
         else:
             self.say({"done": {"ref": ref, "step": table.match.number}})
+            if verb == "take":  # what may be done there, now
+                self._show(table)
 
 
 def lateness(late_ms: deque[float]) -> dict[str, float]:

@@ -50,7 +50,7 @@ def advantages(
     steps = len(reward_TMP)
     found = np.zeros_like(reward_TMP)
     paid = np.zeros_like(last_MP)
-    following, carried = last_MP.astype(np.float32).copy(), np.zeros_like(last_MP)
+    following, carried = last_MP.copy(), np.zeros_like(last_MP)
     for t in range(steps - 1, -1, -1):
         over = terminated_TMP[t] | truncated_TMP[t]
         following = np.where(over, np.where(terminated_TMP[t], 0.0, after_TMP[t]), following)

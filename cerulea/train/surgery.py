@@ -214,7 +214,9 @@ def _states(game: Game, states: int) -> dict[str, Tensor]:
         if step % 16 == 0:
             looks = (look.vector_MPF, look.units_MPUF, look.critic_MPF, look.mask_MPN)
             for name, array in zip(rows, looks, strict=True):
-                rows[name].append(torch.from_numpy(array.copy()).reshape(-1, sides.players, *array.shape[2:]))
+                rows[name].append(
+                    torch.from_numpy(array.copy()).reshape(m * sides.sides, sides.players, *array.shape[2:])
+                )
             taken += len(rows["vector"][-1])
         game.step(random_actions(look.mask_MPN, game.schema.heads, seed_M, step), tick)
         if tick.ended_M.any():

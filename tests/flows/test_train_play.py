@@ -154,6 +154,7 @@ def test_decisions_have_a_price():
     assert [price.nanos for price in read_prices(PACKAGED) if price.sku == "agent_steps"] == [0]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_a_killed_run_loses_only_what_came_after_a_checkpoint(tmp_path: Path):
     """Two processes of the command line: one is asked to stop and one is killed; both go on to the same end."""
     home = tmp_path / "home"
@@ -172,17 +173,15 @@ def test_sigterm_saves_and_a_killed_run_loses_only_what_came_after_a_checkpoint(
 def _until(words: list[str], event: str, number: int | None) -> list[dict[str, Any]]:
     """What a command says; it is sent a signal at the first line of that event."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CERULEA_THREADS": "1", "PYTHONWARNINGS": ""}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cerulea.cli.main", *words], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
+    command = [sys.executable, "-m", "cerulea.cli.main", *words]
     found = []
-    for line in process.stdout:
-        found.append(json.loads(line))
-        if number is not None and found[-1]["event"] == event:
-            process.send_signal(number)
-            number = None
-    process.wait(timeout=120)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            found.append(json.loads(line))
+            if number is not None and found[-1]["event"] == event:
+                process.send_signal(number)
+                number = None
     return found
 
 
