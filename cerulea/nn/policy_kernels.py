@@ -18,7 +18,7 @@ BOUND = np.float32(7.90531110763549805)  # beyond it tanh is 1 in float32
 
 @njit(cache=True, nogil=True, inline="always")
 def _tanh(x):
-    """tanh as a ratio of polynomials, to 4e-7: unlike the library's, it becomes vector instructions."""
+    """The hyperbolic tangent as a ratio of polynomials, to 4e-7: unlike the library's, it becomes vector instructions."""
     x = BOUND if x > BOUND else x
     x = -BOUND if x < -BOUND else x
     s = x * x
@@ -198,7 +198,19 @@ def soften(logit, found):
 
 @njit(cache=True, nogil=True)
 def draw_rows(
-    mask_RN, plain_RN, query_RQ, embedded, source_N, slot_N, first_N, count_N, width, head_A, uniform_RA, action_RA, log_R
+    mask_RN,
+    plain_RN,
+    query_RQ,
+    embedded,
+    source_N,
+    slot_N,
+    first_N,
+    count_N,
+    width,
+    head_A,
+    uniform_RA,
+    action_RA,
+    log_R,
 ):
     """Draw an action for each head of each row, by its probability.
 
