@@ -18,7 +18,7 @@ import numpy as np
 
 from cerulea.core.errors import GameBroken
 from cerulea.core.seeds import mixed
-from cerulea.games.game import Game, Observation, Schema, Tick, observation_buffers, schema_from, tick_buffers
+from cerulea.games.game import Game, Observation, Schema, observation_buffers, schema_from, tick_buffers
 from cerulea.games.match import random_actions
 
 LOOKS = ("vector_MPF", "units_MPUF", "critic_MPF", "mask_MPN", "acting_MP")
@@ -81,12 +81,12 @@ class _Run:
         self.length_M = np.zeros(game.matches, np.int64)
 
     def begin(self, seeds: Any, where: Any) -> None:
-        given = (seeds.copy(), None if where is None else where.copy())
+        given, marked = seeds.copy(), None if where is None else where.copy()
         if where is None or where.any():
-            self.game.reset(*given)
+            self.game.reset(given, marked)
         rule = "a game writes only into the buffers it was given"
-        _need(np.array_equal(given[0], seeds), rule, "reset changed the seeds")
-        _need(where is None or np.array_equal(given[1], where), rule, "reset changed what it was to reset")
+        _need(np.array_equal(given, seeds), rule, "reset changed the seeds")
+        _need(marked is None or np.array_equal(marked, where), rule, "reset changed what it was to reset")
         every = np.ones(self.game.matches, np.bool_) if where is None else where
         self.tick.ended_M[every], self.gone_MP[every], self.length_M[every] = False, False, 0
 
