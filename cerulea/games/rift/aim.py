@@ -12,7 +12,21 @@ from numba import njit
 from cerulea.games.rift import rules as r
 from cerulea.games.rift.combat import cast_fits, castable, in_reach, vulnerable
 from cerulea.games.rift.motion import can_walk, distance2, free, toward_zero
-from cerulea.games.rift.world import ALIVE, DAMAGE, HP, LANE, SPEED, TARGET, TICK, X, Y, mirrored
+from cerulea.games.rift.world import (
+    ALIVE,
+    DAMAGE,
+    HP,
+    LANE,
+    PER_SIDE,
+    PERIOD,
+    RANGE,
+    SPEED,
+    TARGET,
+    TICK,
+    X,
+    Y,
+    mirrored,
+)
 
 
 @njit(cache=True, nogil=True)
@@ -119,7 +133,7 @@ def home_action(w, m, h, side):
 
 @njit(cache=True, nogil=True)
 def nearest_enemy(w, m, h, side, far):
-    """The nearest enemy that is seen and can be hurt: creeps, heroes, buildings; -1 where none is so near."""
+    """The nearest enemy that is seen and can be hurt: creeps, heroes, buildings with our wave at them; else -1."""
     unit, match = w.unit[m], w.match[m]
     best_d, best = far * far + 1, -1
     for s in range(r.ENEMIES, r.ALLY_BUILDINGS):
@@ -130,7 +144,8 @@ def nearest_enemy(w, m, h, side, far):
             continue
         d = distance2(unit, h, u)
         if d < best_d and vulnerable(unit, match, u):
-            best_d, best = d, u
+            if u < r.TOWER0 or wave_at(w, m, side, u, r.NEAR_CREEP) > 0:
+                best_d, best = d, u
     return best
 
 
@@ -138,7 +153,7 @@ def nearest_enemy(w, m, h, side, far):
 def last_hit(w, m, h, side):
     """An enemy creep near enough that the next hit kills it; the one that dies first of them."""
     unit = w.unit[m]
-    far = unit[5, h] + 2 * r.U
+    far = unit[RANGE, h] + 2 * r.U
     best, best_hp = -1, unit[DAMAGE, h] + 1
     for s in range(r.ENEMY_CREEPS, r.ALLY_CREEPS):
         u = w.slot[m, h, s]
@@ -160,16 +175,21 @@ def wave_at(w, m, side, t, far):
 
 
 @njit(cache=True, nogil=True)
+def covering(w, m, side, u, far):
+    """A building of this side that stands and has unit u within so far of it; -1 without one."""
+    unit = w.unit[m]
+    for k in range(7):
+        t = r.TOWER0 + 6 * side + k if k < 6 else r.ANCIENT0 + side
+        if unit[ALIVE, t] and distance2(unit, u, t) <= far * far:
+            return t
+    return -1
+
+
+@njit(cache=True, nogil=True)
 def tower_danger(w, m, h, side):
     """Whether hero h stands in reach of an enemy building that aims at it, or that no creep of its side keeps busy."""
-    unit = w.unit[m]
-    far = r.BUILDING_RANGE + r.U
-    for k in range(7):
-        t = r.TOWER0 + 6 * (1 - side) + k if k < 6 else r.ANCIENT0 + 1 - side
-        if unit[ALIVE, t] and distance2(unit, h, t) <= far * far:
-            if unit[TARGET, t] == h or wave_at(w, m, side, t, r.BUILDING_RANGE) == 0:
-                return True
-    return False
+    t = covering(w, m, 1 - side, h, r.BUILDING_RANGE + r.U)
+    return t >= 0 and (w.unit[m, TARGET, t] == h or wave_at(w, m, side, t, r.BUILDING_RANGE) == 0)
 
 
 @njit(cache=True, nogil=True)
@@ -187,14 +207,106 @@ def own_front(w, m, side, lane):
 
 
 @njit(cache=True, nogil=True)
+def rally(w, m, side, lane):
+    """Where one waits for a wave: at the side's foremost building of a lane; its own coordinates."""
+    unit = w.unit[m]
+    for tier in range(2):
+        t = r.TOWER0 + 6 * side + 2 * lane + tier
+        if unit[ALIVE, t]:
+            return mirrored(unit[X, t], side), mirrored(unit[Y, t], side)
+    return r.ANCIENT + 2 * r.U, r.ANCIENT + 2 * r.U
+
+
+@njit(cache=True, nogil=True)
 def building_to_hit(w, m, h, side):
-    """The nearest enemy building within a walk that our wave is at; -1 without one."""
+    """The nearest enemy building within a walk that can be hurt and has our wave at it; -1 without one."""
     unit = w.unit[m]
     best, best_d = -1, r.APPROACH * r.APPROACH + 1
     for s in range(r.ENEMY_BUILDINGS, r.ALLY_BUILDINGS):
         u = w.slot[m, h, s]
-        if u >= 0 and unit[ALIVE, u]:
+        if u >= 0 and unit[ALIVE, u] and vulnerable(unit, w.match[m], u):
             d = distance2(unit, h, u)
             if d < best_d and wave_at(w, m, side, u, r.NEAR_CREEP) > 0:
                 best, best_d = u, d
     return best
+
+
+@njit(cache=True, nogil=True)
+def odds(w, m, side, at, far):
+    """How a fight around unit `at` stands, ours and theirs: health times damage a tick, of who is seen so near.
+
+    Creeps near by and buildings in reach hit with them, but are not counted for their health.
+    """
+    unit = w.unit[m]
+    ours, theirs = 0, 0
+    for k in range(2):
+        of = side if k == 0 else 1 - side
+        hp, damage = 0, 0
+        for h in range(5 * of, 5 * of + w.match[m, PER_SIDE]):
+            if unit[ALIVE, h] and w.seen[m, side, h] and distance2(unit, at, h) <= far * far:
+                hp += unit[HP, h]
+                damage += unit[DAMAGE, h] // unit[PERIOD, h]
+        if hp > 0:
+            t = covering(w, m, of, at, r.BUILDING_RANGE + r.U)
+            if t >= 0:
+                damage += unit[DAMAGE, t] // unit[PERIOD, t]
+            first = r.CREEP0 + r.CREEPS * of
+            for c in range(first, first + r.CREEPS):
+                if unit[ALIVE, c] and w.seen[m, side, c] and distance2(unit, at, c) <= 5 * r.U * 5 * r.U:
+                    damage += unit[DAMAGE, c] // unit[PERIOD, c] // 2
+        if k == 0:
+            ours = hp * damage
+        else:
+            theirs = hp * damage
+    return ours, theirs
+
+
+@njit(cache=True, nogil=True)
+def prey(w, m, h, side, far):
+    """The enemy hero so near with the least health; -1 where none is seen."""
+    unit = w.unit[m]
+    best, least = -1, 1 << 60
+    for e in range(5 * (1 - side), 5 * (1 - side) + w.match[m, PER_SIDE]):
+        if unit[ALIVE, e] and w.seen[m, side, e] and distance2(unit, h, e) <= far * far and unit[HP, e] < least:
+            best, least = e, unit[HP, e]
+    return best
+
+
+@njit(cache=True, nogil=True)
+def a_dive(w, m, h, side, target):
+    """Whether to go for `target` leads under an enemy building that none of our creeps keeps busy."""
+    unit = w.unit[m]
+    t = covering(w, m, 1 - side, target, r.BUILDING_RANGE + unit[RANGE, h])
+    if t < 0 or wave_at(w, m, side, t, r.BUILDING_RANGE) > 0:
+        return False
+    # From where one stands it may be hit, if that is outside.
+    far = r.BUILDING_RANGE + r.U // 2
+    return distance2(unit, h, t) <= far * far or distance2(unit, h, target) > unit[RANGE, h] * unit[RANGE, h]
+
+
+@njit(cache=True, nogil=True)
+def invader(w, m, side, t, far):
+    """The enemy hero or creep that is seen nearest to our building t, so near; -1 without one."""
+    unit = w.unit[m]
+    best, best_d = -1, far * far + 1
+    for k in range(5 + r.CREEPS):
+        u = 5 * (1 - side) + k if k < 5 else r.CREEP0 + r.CREEPS * (1 - side) + k - 5
+        if unit[ALIVE, u] and w.seen[m, side, u]:
+            d = distance2(unit, t, u)
+            if d < best_d:
+                best, best_d = u, d
+    return best
+
+
+@njit(cache=True, nogil=True)
+def strike(w, m, h, side, u):
+    """Attack unit u, or walk to where it is."""
+    a = attack(w, m, h, u)
+    unit = w.unit[m]
+    return a if a >= 0 else go_to(w, m, h, side, mirrored(unit[X, u], side), mirrored(unit[Y, u], side), 0)
+
+
+@njit(cache=True, nogil=True)
+def back_off(w, m, h, side):
+    """A step towards home."""
+    return go_to(w, m, h, side, r.FOUNTAIN, r.FOUNTAIN, 0)

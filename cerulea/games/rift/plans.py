@@ -1,7 +1,7 @@
 """How a scripted team fights: abilities by rule, the weakest enemy first, together, and never under a tower without a
 wave.
 
-Not here: laning and going home (`bots`), how wishes become actions (`aim`).
+Not here: laning and going home (`laning`), how wishes become actions (`aim`).
 """
 
 from __future__ import annotations
@@ -9,52 +9,46 @@ from __future__ import annotations
 from numba import njit
 
 from cerulea.games.rift import rules as r
-from cerulea.games.rift.aim import ability, attack, building_to_hit, go_to, own_front, tower_danger, wave_at
+from cerulea.games.rift.aim import (
+    a_dive,
+    ability,
+    attack,
+    back_off,
+    building_to_hit,
+    go_to,
+    home_action,
+    odds,
+    own_front,
+    prey,
+    rally,
+    strike,
+    tower_danger,
+)
+from cerulea.games.rift.laning import called, goes_home, laner_action
 from cerulea.games.rift.motion import distance2
 from cerulea.games.rift.world import (
     ALIVE,
     HP,
     KIND,
+    LANE,
     LANE_MASK,
     MANA,
     MAX_HP,
     MAX_MANA,
     PER_SIDE,
+    RANGE,
+    TICK,
     X,
     Y,
     mirrored,
 )
 
-JOIN = 30 * r.U  # who is so near goes with the team, and twice as far when the other side lacks somebody
+TOGETHER = 150 * r.S  # from then on a team goes together
+HOLDER = 1  # with five heroes, four go together and this one holds a lane
 FIGHT = 12 * r.U  # who is so near takes part in a fight
-
-
-@njit(cache=True, nogil=True)
-def count_near(w, m, h, side, far):
-    """Heroes of one's own side and enemy heroes that are seen, so near; oneself included."""
-    unit = w.unit[m]
-    ours, theirs = 0, 0
-    for i in range(w.match[m, PER_SIDE]):
-        if unit[ALIVE, 5 * side + i] and distance2(unit, h, 5 * side + i) <= far * far:
-            ours += 1
-        e = 5 * (1 - side) + i
-        if unit[ALIVE, e] and w.seen[m, side, e] and distance2(unit, h, e) <= far * far:
-            theirs += 1
-    return ours, theirs
-
-
-@njit(cache=True, nogil=True)
-def _strength(w, m, h, side, far):
-    """Health of both sides' heroes so near, those of the enemy as far as they are seen."""
-    unit = w.unit[m]
-    ours, theirs = 0, 0
-    for i in range(w.match[m, PER_SIDE]):
-        a, e = 5 * side + i, 5 * (1 - side) + i
-        if unit[ALIVE, a] and distance2(unit, h, a) <= far * far:
-            ours += unit[HP, a]
-        if unit[ALIVE, e] and w.seen[m, side, e] and distance2(unit, h, e) <= far * far:
-            theirs += unit[HP, e]
-    return ours, theirs
+TEARS = 150  # about the damage that a team does to a building in a second
+LAST_SHARE = 12  # per cent of health at which one leaves any fight
+BOLD, TIMID = 9, 14  # tenths: fight from so much of their strength on; go back where they have so much of ours
 
 
 @njit(cache=True, nogil=True)
@@ -124,121 +118,129 @@ def _splash(w, m, h, side):
 
 
 @njit(cache=True, nogil=True)
-def prey(w, m, h, side, far):
-    """The enemy hero so near with the least health; -1 where none is seen."""
-    unit = w.unit[m]
-    best, least = -1, 1 << 60
-    for i in range(w.match[m, PER_SIDE]):
-        e = 5 * (1 - side) + i
-        if unit[ALIVE, e] and w.seen[m, side, e] and distance2(unit, h, e) <= far * far and unit[HP, e] < least:
-            best, least = e, unit[HP, e]
-    return best
-
-
-@njit(cache=True, nogil=True)
 def team_lane(w, m, side):
-    """The lane that the team goes to: the one with the least left of the enemy's towers, so that it seldom changes."""
+    """The lane in which the team is soonest done, by seconds: to walk there, for the wave to arrive, to tear down.
+
+    Who walks to a lane makes it the nearer one, so that the choice seldom changes on the way.
+    """
     unit, match = w.unit[m], w.match[m]
     if match[LANE_MASK] != 7:
         return 1
-    # The enemy's lane 2 - k is our lane k: the one with the least left of its towers, the middle one first.
     best, lane = 1 << 60, 1
     for n in range(3):
         k = (1, 0, 2)[n]
-        left = 0
-        for tier in range(2):
+        x, y, found = own_front(w, m, side, k)
+        if not found:
+            x, y = rally(w, m, side, k)
+        # The enemy's lane 2 - k is our lane k.
+        left, at = unit[HP, r.ANCIENT0 + 1 - side], r.ANCIENT0 + 1 - side
+        for tier in range(1, -1, -1):
             t = r.TOWER0 + 6 * (1 - side) + 2 * (2 - k) + tier
-            left += unit[HP, t]
-        if left < best:
-            best, lane = left, k
+            if unit[ALIVE, t]:
+                left += unit[HP, t]
+                at = t
+        march = max(abs(mirrored(unit[X, at], side) - x), abs(mirrored(unit[Y, at], side) - y))
+        walk = 0
+        for h in range(5 * side, 5 * side + 5):
+            if unit[ALIVE, h] and h % 5 != HOLDER:
+                walk += max(abs(mirrored(unit[X, h], side) - x), abs(mirrored(unit[Y, h], side) - y))
+        cost = left // (TEARS * r.H) + (march + walk // 4) // (3 * r.U)
+        if cost < best:
+            best, lane = cost, k
     return lane
 
 
 @njit(cache=True, nogil=True)
-def _man_up(w, m, side):
-    """Whether more of ours are alive than of theirs."""
+def _lead(w, m, side):
+    """How many more of ours are alive than of theirs; who is dead is known to all."""
     lead = 0
     for i in range(5):
         lead += w.unit[m, ALIVE, 5 * side + i] - w.unit[m, ALIVE, 5 * (1 - side) + i]
-    return lead > 0
+    return lead
 
 
 @njit(cache=True, nogil=True)
-def _at_the_gates(w, m, side):
-    """The enemy creep or hero that is seen nearest to our ancient, where it is so near that all must come; else -1."""
+def _threatened_lane(w, m, side, goal):
+    """The lane beside the goal in which enemy creeps are seen nearest to our side; for who holds it."""
     unit = w.unit[m]
-    best, best_d = -1, 16 * r.U * 16 * r.U
-    a = r.ANCIENT0 + side
-    for k in range(5 + r.CREEPS):
-        u = 5 * (1 - side) + k if k < 5 else r.CREEP0 + r.CREEPS * (1 - side) + k - 5
-        if unit[ALIVE, u] and w.seen[m, side, u]:
-            d = distance2(unit, a, u)
-            if d < best_d:
-                best, best_d = u, d
-    return best
+    best, lane = 1 << 60, 2 if goal == 0 else 0
+    first = r.CREEP0 + r.CREEPS * (1 - side)
+    for c in range(first, first + r.CREEPS):
+        if unit[ALIVE, c] and w.seen[m, side, c] and 2 - unit[LANE, c] != goal:
+            far = mirrored(unit[X, c], side) + mirrored(unit[Y, c], side)
+            if far < best:
+                best, lane = far, 2 - unit[LANE, c]
+    return lane
 
 
 @njit(cache=True, nogil=True)
-def team_action(w, m, h, side, lane, together):
-    """Fight where it is worth it, stay together, push with waves; -1 leaves it to the laner."""
+def _fight(w, m, h, side, ours, theirs):
+    """What to do about enemy heroes near by; -1 where nothing."""
     unit = w.unit[m]
-    danger = tower_danger(w, m, h, side)
-    ours, theirs = _strength(w, m, h, side, FIGHT)
-    target = prey(w, m, h, side, 9 * r.U)
-    if unit[ALIVE, h] and w.hero[m, KIND, h] == r.MENDER:
+    if w.hero[m, KIND, h] == r.MENDER:
         a = heal(w, m, h, side)
         if a >= 0:
             return a
-    # Outnumbered: back, towards home.
-    if theirs * 10 > ours * 13 and target >= 0:
-        a = use_abilities(w, m, h, side, target) if distance2(unit, h, target) <= 5 * r.U * 5 * r.U else -1
-        return a if a >= 0 else go_to(w, m, h, side, r.FOUNTAIN, r.FOUNTAIN, 0)
-    if target >= 0 and not danger:
-        # Not under a tower: only who stands outside of its reach is followed.
-        covered = False
-        for k in range(7):
-            t = r.TOWER0 + 6 * (1 - side) + k if k < 6 else r.ANCIENT0 + 1 - side
-            far = r.BUILDING_RANGE + unit[5, h] // 2
-            if unit[ALIVE, t] and distance2(unit, target, t) <= far * far:
-                covered |= wave_at(w, m, side, t, r.BUILDING_RANGE) == 0
-        if not covered or distance2(unit, h, target) <= unit[5, h] * unit[5, h]:
-            a = use_abilities(w, m, h, side, target)
-            if a >= 0:
-                return a
-            a = attack(w, m, h, target)
-            if a >= 0:
-                return a
-    if danger:
+    target = prey(w, m, h, side, max(unit[RANGE, h] + 2 * r.U, 8 * r.U))
+    weak = prey(w, m, h, side, r.APPROACH)
+    if weak >= 0 and 10 * unit[HP, weak] < 4 * unit[MAX_HP, weak]:
+        target = weak  # who is nearly dead is followed further
+    if target < 0:
         return -1
-    a = _splash(w, m, h, side)
-    if a >= 0:
-        return a
+    if ours * BOLD > theirs * 8 and not a_dive(w, m, h, side, target):
+        a = use_abilities(w, m, h, side, target)
+        return a if a >= 0 else attack(w, m, h, target)
+    if theirs * 10 > ours * TIMID:
+        near = distance2(unit, h, target) <= 5 * r.U * 5 * r.U
+        a = use_abilities(w, m, h, side, target) if near else -1
+        return a if a >= 0 else back_off(w, m, h, side)
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def team_action(w, m, h, side, lane):
+    """Live, fight where it is worth it, tear down what the wave is at, stay together."""
+    unit, match = w.unit[m], w.match[m]
+    ours, theirs = odds(w, m, side, h, FIGHT)
+    # A fight that goes well is not left before one is nearly dead.
+    winning = 0 < theirs < ours and 100 * unit[HP, h] > LAST_SHARE * unit[MAX_HP, h]
+    if not winning and goes_home(w, m, h, side):
+        return home_action(w, m, h, side)
+    if tower_danger(w, m, h, side):
+        return back_off(w, m, h, side)
     b = building_to_hit(w, m, h, side)
-    if b >= 0:
+    # The ancient before all else: nothing matters after it.
+    if b >= r.ANCIENT0 and ours * 2 > theirs:
         a = attack(w, m, h, b)
         if a >= 0:
             return a
+    a = _fight(w, m, h, side, ours, theirs)
+    if a >= 0:
+        return a
+    if b >= 0 and ours * 10 >= theirs * 8:
+        a = attack(w, m, h, b)
+        if a >= 0:
+            return a
+    a = _splash(w, m, h, side)
+    if a >= 0:
+        return a
     if unit[ALIVE, r.BOSS] and w.seen[m, side, r.BOSS] and distance2(unit, h, r.BOSS) <= r.APPROACH * r.APPROACH:
-        us, them = count_near(w, m, h, side, FIGHT)
-        if us > them + 1:
+        if _lead(w, m, side) > 0:
             a = attack(w, m, h, r.BOSS)
             if a >= 0:
                 return a
-    c = _at_the_gates(w, m, side)
-    if c >= 0:
-        a = attack(w, m, h, c)
-        return a if a >= 0 else go_to(w, m, h, side, mirrored(unit[X, c], side), mirrored(unit[Y, c], side), 0)
-    if not together:
-        return -1
-    # Towards the lane that the team goes to; there, what a laner does.
+    if match[TICK] < TOGETHER:
+        return laner_action(w, m, h, side, lane)
     goal = team_lane(w, m, side)
+    if match[PER_SIDE] == 5 and h % 5 == HOLDER:
+        return laner_action(w, m, h, side, _threatened_lane(w, m, side, goal))
+    u = called(w, m, h, side)
+    if u >= 0:
+        return strike(w, m, h, side, u)
     x, y, found = own_front(w, m, side, goal)
     if not found:
-        return -1
+        x, y = rally(w, m, side, goal)
     dx, dy = x - mirrored(unit[X, h], side), y - mirrored(unit[Y, h], side)
-    d2 = dx * dx + dy * dy
-    if 9 * r.U * 9 * r.U < d2 <= JOIN * JOIN or (
-        d2 > JOIN * JOIN and _man_up(w, m, side) and unit[HP, h] * 2 > unit[MAX_HP, h] and d2 <= 4 * JOIN * JOIN
-    ):
+    if dx * dx + dy * dy > 9 * r.U * 9 * r.U:
         return go_to(w, m, h, side, x - 2 * r.U, y - 2 * r.U, r.U)
-    return -1
+    return laner_action(w, m, h, side, goal)
