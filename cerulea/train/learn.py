@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cerulea.core.seeds import mixed
+from cerulea.nn import policy_fast
 from cerulea.nn.policy import Policy
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import LearnKeys
 from cerulea.train.play_state import PlayState
-from cerulea.train.ppo import ppo_loss
+from cerulea.train.ppo import fused_loss, ppo_loss
 from cerulea.train.rollout import Rollout, Sides
 
 FloatArray = NDArray[np.float32]
 Summed = Callable[..., list[float]]
+TOLD = ("loss", "policy_loss", "value_loss", "entropy", "divergence", "clipped", "gradient_norm", "explained_variance")
 
 
 def rate_at(keys: LearnKeys, fraction: float) -> float:
@@ -77,7 +79,12 @@ class Learner:
 
     def __init__(self, policy: Policy, keys: LearnKeys, team: Team) -> None:
         self.policy, self.keys, self.team = policy, keys, team
-        self.optimizer = torch.optim.Adam(policy.parameters(), lr=keys.learning_rate, eps=1e-5)
+        self.optimizer = torch.optim.Adam(policy.parameters(), lr=keys.learning_rate, eps=1e-5, fused=True)
+        self.fast, self.table = policy_fast.takes(policy), policy_fast.Table.of(policy.shape)
+
+    def forget(self) -> None:
+        """Begin again with the optimizer, as with new weights."""
+        self.optimizer.state.clear()
 
     def summed(self, *values: float) -> list[float]:
         """Sums over all processes."""
@@ -109,10 +116,12 @@ class Learner:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
-    def learn(self, r: Rollout, sides: Sides, advantage: FloatArray, *, step: int, fraction: float) -> dict[str, float]:
-        """One pass, or more, over the rollout in minibatches of whole sides."""
+    def learn(
+        self, r: Rollout, sides: Sides, advantage: FloatArray, *, step: int, fraction: float, number: int = 0
+    ) -> dict[str, float]:
+        """One pass, or more, over what net `number` decided in the rollout, in minibatches of whole sides."""
         keys = self.keys
-        weight = r.learns
+        weight = r.learns & (r.owner == number)
         returns = advantage + r.value
         chosen = advantage[weight]
         count, total, squares = self.summed(
@@ -130,7 +139,7 @@ class Learner:
         def grouped(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).reshape(len(array), columns_all, sides.players, *array.shape[3:])
 
-        parts = [r.vector, r.units, r.critic, r.fresh, r.mask]
+        parts = [r.vector, r.critic, r.fresh, r.mask, r.units]
         seen = [grouped(part[:-1]) for part in parts]
         numbers = [grouped(part) for part in (r.action, r.log_p, advantage, returns, weight)]
         state = torch.from_numpy(r.state).reshape(columns_all, sides.players, r.state.shape[-1])
@@ -144,24 +153,36 @@ class Learner:
             draw = np.random.Generator(np.random.Philox(key=mixed(keys.seed, step, epoch, self.team.rank)))
             for piece in np.array_split(draw.permutation(columns), pieces):
                 at = torch.from_numpy(piece)
-                vector, units, critic, fresh, mask = (part[:, at] for part in seen)
-                action, log_p, adv, ret, w = (part[:, at] for part in numbers)
-                logits, values, _ = self.policy.unroll(vector, units, critic, state[at], fresh)
-                w = w.float()
-                losses = ppo_loss(
-                    logits,
-                    values,
-                    mask,
-                    action.long(),
-                    log_p,
-                    adv,
-                    ret,
-                    w,
-                    heads=self.policy.shape.heads,
-                    clip=keys.clip,
-                    entropy_bonus=bonus,
-                    value_weight=keys.value_weight,
-                )
+                vector, critic, fresh, mask = (part[:, at] for part in seen[:4])
+                rows = mask, *(part[:, at] for part in numbers)
+                if self.fast:
+                    units = policy_fast.take_parts(seen[4].numpy(), piece, r.steps, self.policy.shape)
+                    decision, _ = policy_fast.unroll(self.policy, vector, units, critic, state[at], fresh)
+                    losses = fused_loss(
+                        decision,
+                        self.table,
+                        *(part.flatten(0, 2).numpy() for part in rows),
+                        clip=keys.clip,
+                        entropy_bonus=bonus,
+                        value_weight=keys.value_weight,
+                    )
+                else:
+                    logits, values, _ = self.policy.unroll(vector, seen[4][:, at], critic, state[at], fresh)
+                    mask, action, log_p, adv, ret, counts = rows
+                    losses = ppo_loss(
+                        logits,
+                        values,
+                        mask,
+                        action.long(),
+                        log_p,
+                        adv,
+                        ret,
+                        counts.float(),
+                        heads=self.policy.shape.heads,
+                        clip=keys.clip,
+                        entropy_bonus=bonus,
+                        value_weight=keys.value_weight,
+                    )
                 self.optimizer.zero_grad(set_to_none=True)
                 losses.total.backward()
                 if self.team.ranks > 1:
@@ -176,6 +197,5 @@ class Learner:
         sums /= keys.epochs * pieces
         spread = returns[weight].var()
         explained = 1 - (returns - r.value)[weight].var() / spread if spread > 0 else 0.0
-        names = ("loss", "policy_loss", "value_loss", "entropy", "divergence", "clipped", "gradient_norm")
-        told_by = dict(zip(names, (float(each) for each in sums), strict=True))
-        return {**told_by, "explained_variance": float(explained)}
+        told_by = dict(zip(TOLD, (float(each) for each in sums), strict=False))
+        return {**told_by, TOLD[-1]: float(explained)}

@@ -21,7 +21,7 @@ from cerulea.core.values import ModelCard
 from cerulea.games.game import Game
 from cerulea.train.agent import AGENT
 from cerulea.train.checkpoint import write_file, write_state, write_tensors
-from cerulea.train.opponents import BOT, PAST, SELF, Opponent
+from cerulea.train.opponents import KINDS, Opponent
 from cerulea.train.rollout import Player
 
 POOL, MATCHES = "pool.safetensors", "matches-{rank}.safetensors"
@@ -44,6 +44,7 @@ class PlayState:
     recent: list[float] = field(default_factory=list)  # what the last matches paid
     recent_steps: list[int] = field(default_factory=list)
     meters: dict[str, float] = field(default_factory=dict)
+    ratings: dict[str, list[float]] = field(default_factory=dict)  # online, by name: mean and spread
     stop_reason: str = ""
 
 
@@ -72,12 +73,9 @@ class AgentSnapshot:
 
 def matches_of(player: Player, game: Game, running_MP: FloatArray) -> dict[str, Tensor]:
     """The matches in flight of one process, as tensors that safetensors keeps."""
-    kinds = [SELF, PAST, BOT]
-    opponents = np.array([(kinds.index(o.kind), o.member, o.side) for o in player.opponents], np.int64)
+    opponents = np.array([(KINDS.index(o.kind), o.member, o.side, o.learner) for o in player.opponents], np.int64)
     arrays: dict[str, NDArray[Any]] = {
         "opponents": opponents,
-        "bots": player.bot_MP,
-        "learns": player.learns_MP.view(np.uint8),
         "length": player.length_M,
         "paid": player.paid_MP,
         "fresh": player.fresh_M.view(np.uint8),
@@ -86,21 +84,19 @@ def matches_of(player: Player, game: Game, running_MP: FloatArray) -> dict[str, 
         **{f"game.{name}": array for name, array in game.state().items()},
     }
     tensors = {name: torch.from_numpy(_plain(array).copy()) for name, array in arrays.items()}
-    return {**tensors, "state": player.state.clone(), "past_state": player.past_state.clone()}
+    return {**tensors, "state": player.state.clone()}
 
 
 def load_matches(path: Path, player: Player, game: Game, running_MP: FloatArray) -> None:
     """Take matches up again where `matches_of` left them."""
     tensors = load_file(path)
-    kinds = [SELF, PAST, BOT]
-    player.opponents = [Opponent(kinds[k], m, s) for k, m, s in tensors["opponents"].tolist()]
-    player.bot_MP[:] = tensors["bots"].numpy()
-    player.learns_MP[:] = tensors["learns"].numpy().view(np.bool_)
+    player.opponents = [Opponent(KINDS[k], m, s, n) for k, m, s, n in tensors["opponents"].tolist()]
+    player.seat()
     player.length_M[:] = tensors["length"].numpy()
     player.paid_MP[:] = tensors["paid"].numpy()
     player.fresh_M[:] = tensors["fresh"].numpy().view(np.bool_)
     player.begun = int(tensors["begun"])
-    player.state, player.past_state = tensors["state"].clone(), tensors["past_state"].clone()
+    player.state = tensors["state"].clone()
     running_MP[:] = tensors["running"].numpy()
     current = game.state()
     game.restore(

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from cerulea.core.errors import RecipeInvalid, ResumeMismatch
 from cerulea.core.seeds import mixed
 from cerulea.core.values import Checkpoint, ModelCard, PlayProgress
 from cerulea.games.game import Game
+from cerulea.games.rating import Online
 from cerulea.nn.policy import Policy
 from cerulea.train.agent import agent_json, shape_for
 from cerulea.train.checkpoint import (
@@ -39,8 +41,8 @@ from cerulea.train.checkpoint import (
     set_aside,
     snapshot_tensors,
 )
-from cerulea.train.learn import Learner, rate_at, shaped, spread
-from cerulea.train.opponents import BOT, PAST, SELF, Opponent, Pool, choose, shares_now
+from cerulea.train.learn import TOLD, Learner, rate_at, shaped, spread
+from cerulea.train.opponents import BOT, HUNTER, LINE, MAIN, NOW, PAST, SELF, Opponent, Pool, choose, shares_now
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
 from cerulea.train.play_state import MATCHES, POOL, AgentSnapshot, PlayState, load_matches, matches_of
@@ -50,6 +52,9 @@ from cerulea.train.rollout import Player, Result, bytes_of
 
 Event = PlayProgress | Checkpoint
 YEAR_S = 365 * 24 * 3600
+MYSELF = "learner"  # the main net among the rated
+RATED_LEAST = 1.0  # its spread never falls below: it changes all the time
+EXPLOITERS_LESS = 4  # exploiters are taken into the pool so many times less often than the main net
 
 
 def self_play(
@@ -112,9 +117,13 @@ class _Run:
             )
         self.bots = self._bots()
         torch.manual_seed(self.keys.seed)
-        self.policy = Policy(self.shape)
-        self.learner = Learner(self.policy, self.keys, team)
-        self.pool = Pool()
+        self.league = recipe.opponents.mode == "league" and max(game.teams) > 0
+        self.nets = [Policy(self.shape) for _ in range(3 if self.league else 1)]
+        for net in self.nets[1:]:
+            net.load_state_dict(self.nets[MAIN].state_dict())
+        self.learners = [Learner(net, self.keys, team) for net in self.nets]
+        self.policy, self.learner = self.nets[MAIN], self.learners[MAIN]
+        self.pool = Pool(mode=recipe.opponents.mode)
         self.past: dict[int, Policy] = {}
         self.pool_weights: dict[int, dict[str, Tensor]] = {}
         self.state, self.before_s = PlayState(), 0.0
@@ -122,10 +131,11 @@ class _Run:
         self.metrics: Metrics | None = None
         self.stall_s = self.saved_at = self.stepping_from = 0.0
         self.resumed: Checkpoint | None = None
+        self.rated: Online | None = None
         self.recent: deque[float] = deque(maxlen=100)
         self.recent_steps: deque[int] = deque(maxlen=100)
         seed = mixed(self.keys.seed, 77)
-        self.player = Player(game, self.policy, self.keys.rollout, seed=seed, rank=team.rank, ranks=team.ranks)
+        self.player = Player(game, self.nets, self.keys.rollout, seed=seed, rank=team.rank, ranks=team.ranks)
         self.running_MP = np.zeros((game.matches, game.players))  # discounted sums, for the spread of returns
 
     def _bots(self) -> tuple[str, ...]:
@@ -164,7 +174,8 @@ class _Run:
             self._go_on(checkpoint)
             return
         if weights is not None:
-            self.policy.load_state_dict(weights)
+            for net in self.nets:
+                net.load_state_dict(weights)
         for number, member in past.items():
             self.pool.add(number, self.recipe.opponents.pool)
             self.pool_weights[number] = member
@@ -185,6 +196,10 @@ class _Run:
             )
         self.policy.load_state_dict(load_file(checkpoint.folder / "model.safetensors"))
         self.learner.load_moments(tensors)
+        for number in range(1, len(self.nets)):
+            own = {key.partition("/")[2]: value for key, value in tensors.items() if key.startswith(f"{number}/")}
+            self.learners[number].load_moments(own)
+            self.nets[number].load_state_dict({n: own[f"weight:{n}"] for n in self.nets[number].state_dict()})
         self.state = PlayState(**state["run"])
         self.state.stop_reason = ""
         self.recent.extend(self.state.recent)
@@ -236,7 +251,13 @@ class _Run:
         if not o.always_bots:
             shares = shares_now(*shares, self._fraction())
         chosen = choose(
-            self.pool, self.bots, shares, seed=self.player.seed, number=number, sides=self.player.sides.teams
+            self.pool,
+            self.bots,
+            shares,
+            seed=self.player.seed,
+            number=number,
+            sides=self.player.sides.teams,
+            exploiters=o.exploiters if self.league else 0.0,
         )
         if chosen.kind == BOT:  # of the chosen names, to the game's own numbers
             return Opponent(BOT, self.game.bots.index(self.bots[chosen.member]), chosen.side)
@@ -269,7 +290,7 @@ class _Run:
             discount=keys.discount,
             trace=keys.trace,
         )
-        told = self.learner.learn(r, self.player.sides, advantage, step=state.step, fraction=fraction)
+        told = self._learn(advantage, fraction)
         state.step += 1
         counts = self.learner.summed(float(r.learns.sum()), float(r.acting[:-1].sum()))
         state.agent_steps += int(counts[0])
@@ -293,14 +314,24 @@ class _Run:
             episode_steps=float(np.mean(self.recent_steps)) if self.recent_steps else 0.0,
             win_shares={name: round(share, 4) for name, share in sorted(self.pool.shares.items())},
             meters={name: round(value, 4) for name, value in self.state.meters.items()},
-            rating=0.0,
+            rating=round(self.state.ratings.get(MYSELF, [0.0])[0], 3),
             elapsed_s=state.elapsed_s,
             fraction=self._fraction(),
         )
-        self.play_s, self.learn_s = played - began, seconds - (played - began)
+        self.learn_s = seconds - (played - began)
         if self.metrics:
             self.metrics.add("progress", asdict(progress))
         return progress
+
+    def _learn(self, advantage: NDArray[np.float32], fraction: float) -> dict[str, float]:
+        """Train each net on what it decided; told is what came of the main one."""
+        r, told = self.player.rollout, {}
+        for number, learner in enumerate(self.learners):
+            if self._everyones(float((r.learns & (r.owner == number)).any())):
+                told[number] = learner.learn(
+                    r, self.player.sides, advantage, step=self.state.step, fraction=fraction, number=number
+                )
+        return told.get(MAIN) or dict.fromkeys(TOLD, 0.0)
 
     # -- what came of it ---------------------------------------------------------------------------
 
@@ -313,34 +344,65 @@ class _Run:
         for result in (each for part in everyones for each in part):
             kind = result.opponent.kind
             self.state.matches += 1
+            if kind in (PAST, NOW):
+                self.pool.note(result.opponent, result.won)
+            if result.opponent.learner != MAIN:
+                self.pool.count("main, by exploiters" if kind == NOW else "past, by exploiters", result.won)
+                continue
             if kind != SELF:
                 name = self.game.bots[result.opponent.member] if kind == BOT else "past"
                 self.pool.count(name, result.won)
-            if kind == PAST and result.won == 1.0:
-                self.pool.beaten(result.opponent.member)
+                self._rate(name if kind == BOT else f"past-{result.opponent.member}", result.won)
             self.recent.append(result.paid)
             self.recent_steps.append(result.steps)
             for name, value in zip(self.game.meters, result.meters, strict=True):
                 before = self.state.meters.get(name, float(value))
                 self.state.meters[name] = 0.99 * before + 0.01 * float(value)
 
+    def _rate(self, other: str, won: float) -> None:
+        """Online ratings: of the main net, which drifts, and of scripted players; past selves stay as they were."""
+        if self.rated is None:
+            self.rated = Online()
+            self.rated.known = {name: (mean, spread) for name, (mean, spread) in self.state.ratings.items()}
+        mean, spread = self.rated.known.get(MYSELF, (0.0, 0.0))  # untrained it is the random player, who is 0
+        self.rated.known[MYSELF] = (mean, max(spread, RATED_LEAST))
+        self.rated.add(MYSELF, other, won, fixed=(other,) if other.startswith("past-") else ())
+        self.state.ratings = {name: list(known) for name, known in self.rated.known.items()}
+
     def _grow_pool(self) -> None:
-        o = self.recipe.opponents
-        if o.past <= 0 or self.player.sides.teams == 1:
+        o, step = self.recipe.opponents, self.state.step
+        if (o.past <= 0 and not self.league) or self.player.sides.teams == 1 or step % o.snapshot_steps:
             return
-        if self.state.step % o.snapshot_steps == 0:
-            self.pool_weights[self.state.step] = snapshot_tensors(dict(self.policy.state_dict()))
-            gone = self.pool.add(self.state.step, o.pool)
-            self.pool.choose_active(self.keys.seed, self.state.step, o.groups)
-            playing = {each.member for each in self.player.opponents if each.kind == PAST}
-            if self.team.ranks > 1:
-                everyones: list[set[int]] = [set() for _ in range(self.team.ranks)]
-                dist.all_gather_object(everyones, playing)
-                playing = set().union(*everyones)
-            kept = {*self.pool.steps, *playing}
-            assert gone is None or gone not in self.pool.steps
-            self.pool_weights = {step: w for step, w in self.pool_weights.items() if step in kept}
-            self.past = {step: net for step, net in self.past.items() if step in kept}
+        self._take_in(MAIN)
+        for number in range(1, len(self.nets)):
+            strong = number == HUNTER and self.pool.won.get(f"{HUNTER}:now", 0.5) > o.reset_at
+            if strong or step % (EXPLOITERS_LESS * o.snapshot_steps) == 0:
+                self._take_in(number)
+            if strong:  # it has found what it was for: it begins again from what the main net is now
+                self.nets[number].load_state_dict(self.policy.state_dict())
+                self.learners[number].forget()
+                self.pool.won[f"{HUNTER}:now"] = 0.5
+        busy = {each.member for each in self.player.opponents if each.kind == PAST}
+        if self.team.ranks > 1:
+            everyones: list[set[int]] = [set() for _ in range(self.team.ranks)]
+            dist.all_gather_object(everyones, busy)
+            busy = set().union(*everyones)
+        self.pool.choose_active(self.keys.seed, step, o.groups, busy)
+        kept = {*self.pool.steps, *busy}
+        self.pool_weights = {member: w for member, w in self.pool_weights.items() if member in kept}
+        self.past = {member: net for member, net in self.past.items() if member in kept}
+        alive = {f"past-{member}" for member in self.pool.steps}
+        self.state.ratings = {n: r for n, r in self.state.ratings.items() if not n.startswith("past-") or n in alive}
+        if self.rated is not None:
+            self.rated.known = {name: (mean, spread) for name, (mean, spread) in self.state.ratings.items()}
+
+    def _take_in(self, number: int) -> None:
+        """A net as it is becomes a member of the pool."""
+        member = self.state.step + LINE * number
+        self.pool_weights[member] = snapshot_tensors(dict(self.nets[number].state_dict()))
+        self.pool.add(member, self.recipe.opponents.pool)
+        if number == MAIN and MYSELF in self.state.ratings:
+            self.state.ratings[f"past-{member}"] = list(self.state.ratings[MYSELF])
 
     # -- rules to stop by --------------------------------------------------------------------------
 
@@ -400,7 +462,7 @@ class _Run:
         snapshot = AgentSnapshot(
             agent=agent_json(self.game, self.shape),
             weights=snapshot_tensors(dict(self.policy.state_dict())),
-            optimizer=snapshot_tensors(self.learner.moments()),
+            optimizer=snapshot_tensors(self._trained()),
             pool={f"{step}:{n}": t for step, weights in self.pool_weights.items() for n, t in weights.items()},
             matches=matches,
             state={
@@ -414,6 +476,14 @@ class _Run:
         )
         self.writer.start(snapshot)
         self.stall_s += perf_counter() - began
+
+    def _trained(self) -> dict[str, Tensor]:
+        """Optimizer states by the names of weights, and a league's exploiters."""
+        tensors = self.learner.moments()
+        for number in range(1, len(self.nets)):
+            tensors |= {f"{number}/{name}": value for name, value in self.learners[number].moments().items()}
+            tensors |= {f"{number}/weight:{name}": value for name, value in self.nets[number].state_dict().items()}
+        return tensors
 
     def _finished(self, *, wait: bool) -> Iterator[Checkpoint]:
         checkpoint = self.writer.fetch(wait=wait)
