@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
-from cerulea.api.schema import FAR, WHOLE, In, Moment, Out, Text
+from cerulea.api.schema import FAR, Count, In, Moment, Out, Text
 from cerulea.core.clock import iso
-from cerulea.core.errors import Invalid
+from cerulea.core.errors import GameInvalid, Invalid
 from cerulea.flows.play import Match, Wish
 from cerulea.flows.replays import Kept
 
@@ -16,6 +17,7 @@ GAME = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,119}$"
 PLAYER = r"^[A-Za-z0-9][A-Za-z0-9._@:+-]{0,199}$"
 GameName = Annotated[str, StringConstraints(pattern=GAME), Field(examples=["rift-skirmish"])]
 PlayerName = Annotated[str, StringConstraints(pattern=PLAYER), Field(examples=["bot:laner"])]
+OPTION = r"[a-z][a-z0-9_]{0,39}"
 Option = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")] | bool | int | float
 
 
@@ -43,14 +45,21 @@ class NewMatch(In):
         "A place can be taken from them over the websocket.",
         examples=[["bot:laner", "bot:random"]],
     )
-    seed: Annotated[int, WHOLE] | None = Field(None, ge=0, le=FAR, description="Decides the match; drawn by default.")
+    seed: Count | None = Field(None, description="Decides the match; drawn by default.")
     speed: float = Field(1.0, ge=0.1, le=16.0, description="Times the game's own time.")
-    options: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Option] = Field(
+    options: dict[str, Option] = Field(
         default_factory=dict, max_length=16, description="Of the game, such as `draft` of rift."
     )
 
     def wish(self) -> Wish:
-        """As the story takes it."""
+        """As the story takes it.
+
+        Raises:
+            GameInvalid: the name of an option that cannot be one.
+        """
+        for name in self.options:
+            if not re.fullmatch(OPTION, name):
+                raise GameInvalid(f"{name[:40]!r} is no option of a game.", fix="Names are like draft or max_steps.")
         return Wish(
             game=self.game,
             players=tuple(self.players),

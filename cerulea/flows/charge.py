@@ -9,6 +9,7 @@ Not here: a job's states (`flows.work`), which commit in the same transaction.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from cerulea.core.errors import CapReached, FundTooLow
@@ -20,7 +21,6 @@ from cerulea.store.database import Tx
 
 TRANCHE_S = 300.0  # what is held at a time, in seconds of the job's pace
 RESERVE_S = 3.0  # kept for saving when the money ends
-PLAYED_A_S = 50_000  # decisions a second of self-play, before the first report says
 LEAST_S = 2.0  # less than this, beside the reserve, is not worth a start
 
 
@@ -73,11 +73,7 @@ class Charges:
         device = cost({"device_ms": 1000 * job.slots}, rates)
         seen = self.cost_of(job, job.usage) * 1000 * job.slots / job.usage.device_ms if job.usage.device_ms else 0.0
         if not seen:
-            # Before the first report: as if it took ten steps a second, or decided as fast as games are played here.
-            tokens = job.recipe.get("train", {}).get("batch_tokens", 0)
-            count = 10 * tokens if isinstance(tokens, int) else 0
-            first = {"agent_steps": PLAYED_A_S} if job.kind == "selfplay" else {"trained_tokens": count}
-            seen = float(cost(first, rates))
+            seen = float(cost(_first_pace(job), rates))
         return max(float(device), seen)
 
     def left(self, job: Job) -> float:
@@ -144,3 +140,13 @@ class Charges:
         self.platform.ledger.settle(
             job.hold_key, Nanos(charge), key=job.hold_key.replace("/hold", "/post"), detail=detail, tx=tx
         )
+
+
+def _first_pace(job: Job) -> dict[str, int]:
+    """What a second is taken to use before the first report: ten steps of a text, two updates of self-play by two."""
+    keys, game = job.recipe.get("train", {}), job.recipe.get("game", {})
+    if job.kind == "selfplay":
+        factors, meter, pace = (game.get("matches", 0), keys.get("rollout", 0)), "agent_steps", 4
+    else:
+        factors, meter, pace = (keys.get("batch_tokens", 0),), "trained_tokens", 10
+    return {meter: pace * math.prod(factor if isinstance(factor, int) else 0 for factor in factors)}

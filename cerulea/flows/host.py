@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from cerulea.compute.launcher import environment
-from cerulea.core.errors import CeruleaError, EngineFailed, ModelLoading, ModelTooLarge, NotReady, restore
+from cerulea.core.errors import CeruleaError, EngineFailed, ModelLoading, ModelTooLarge, NotReady
 from cerulea.core.memory import usable_memory
 from cerulea.core.parent import PARENT
+from cerulea.core.restoring import restore
 from cerulea.flows.fitting import fitted
 from cerulea.flows.loaded import Engine, Served, end
 from cerulea.flows.model_folders import AGENT, Model, check_writes, find_model, find_registered

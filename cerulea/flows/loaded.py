@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from cerulea.core.errors import NotReady, QueueFull, restore
+from cerulea.core.errors import NotReady, QueueFull
+from cerulea.core.restoring import restore
 from cerulea.flows.grammars import Checker
 from cerulea.flows.model_folders import Model
 from cerulea.serve.process import Options

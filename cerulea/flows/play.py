@@ -27,7 +27,8 @@ from typing import Any
 
 from cerulea.compute.launcher import environment
 from cerulea.core.clock import new_id
-from cerulea.core.errors import CeruleaError, EngineFailed, KeyReused, NotFound, QueueFull, RateLimited, restore
+from cerulea.core.errors import CeruleaError, EngineFailed, KeyReused, NotFound, QueueFull, RateLimited
+from cerulea.core.restoring import restore
 from cerulea.flows.model_folders import check_plays, find_model, find_registered
 from cerulea.flows.platform import Platform
 from cerulea.flows.replays import replay_path

@@ -2,11 +2,15 @@
 
     check_game(lambda matches: MyGame(matches))
 
+Four copies are played with the same random actions: the game, its twin (whose buffers hold rubbish and whose players
+that do not act send anything legal), one match alone, and one that is taken up again from `state` in the middle.
 Not here: whether a game is fun.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +18,14 @@ import numpy as np
 
 from cerulea.core.errors import GameBroken
 from cerulea.core.seeds import mixed
-from cerulea.games.game import Game, Observation, Tick, observation_buffers, tick_buffers
+from cerulea.games.game import Game, Observation, Schema, Tick, observation_buffers, schema_from, tick_buffers
 from cerulea.games.match import random_actions
+
+LOOKS = ("vector_MPF", "units_MPUF", "critic_MPF", "mask_MPN", "acting_MP")
+TICKS = ("reward_MP", "terminated_MP", "truncated_MP", "ended_M", "winner_M")
+EVERY = 3  # matches that ended stand still until the next step of which this is a divisor
+REPEATS = "seed and actions decide all"
+STILL = "a match that has ended stands still until it is reset"
 
 
 def check_game(make: Callable[[int], Game], *, steps: int = 200, matches: int = 4, seed: int = 1) -> None:
@@ -23,73 +33,79 @@ def check_game(make: Callable[[int], Game], *, steps: int = 200, matches: int = 
 
     Args:
         make: makes the game with so many matches.
+        steps: how long; matches that end are begun anew.
 
     Raises:
         GameBroken: a rule of the protocol is broken; the error names it.
     """
-    game, again, alone = make(matches), make(matches), make(1)
-    _check_schema(game)
+    game, scripted = make(matches), make(matches)
+    _check_about(game)
     seeds = np.array([mixed(seed, m) for m in range(matches)], np.uint64)
-    run, twin, single = _Run(game, seeds), _Run(again, seeds), _Run(alone, seeds[:1])
-    kept: dict[str, Any] | None = None
+    run, twin, alone = _Run(game, 0.0), _Run(make(matches), 7.0), _Run(make(1), -3.0)
+    taken: _Run | None = None
+    for each, count in ((run, matches), (twin, matches), (alone, 1)):
+        each.begin(seeds[:count], None)
     for step in range(steps):
         look = run.look()
         _check_look(run, look)
-        _need(_same(look, run.look()), "seed and actions decide all", "two looks at one state differ")
-        other = twin.look()
-        _need(_same(look, other), "seed and actions decide all", f"two runs of the same differ at step {step}")
-        _need(
-            np.array_equal(look.vector_MPF[:1], single.look().vector_MPF),
-            "a match does not depend on those beside it",
-            f"alone it differs at step {step}",
-        )
+        _need(_same(look, run.look(), LOOKS) is None, "observing changes nothing", "two looks at one state differ")
         actions = random_actions(look.mask_MPN, game.schema.heads, seeds, step)
-        before = run.tick.ended_M.copy()
-        digests = game.digests()
+        if game.bots:
+            _check_bots(run, scripted, look, actions)
         if step == steps // 2:
-            kept = game.state()
-            kept_actions: list[Any] = []
-        tick = run.step(actions)
-        twin.step(actions)
-        single.step(actions[:1])
-        _check_tick(run, tick, before, digests)
-        _need(np.array_equal(game.digests(), again.digests()), "seed and actions decide all", "digests differ")
-        ended = tick.ended_M.copy()
-        if kept is not None:
-            kept_actions.append((actions.copy(), ended.copy()))
-        if ended.any() and step % 3 == 2:
+            taken = _taken(make, run, matches)
+        copies = [each for each in (run, twin, alone, taken) if each is not None]
+        _check_copies(copies, look, step)
+        before, digests = run.tick.ended_M.copy(), game.digests()
+        idle = random_actions(look.mask_MPN, game.schema.heads, seeds + np.uint64(1), step)
+        for each in copies:
+            own = np.where(look.acting_MP[..., None], actions, idle) if each is twin else actions
+            each.step(own[: each.game.matches])
+        _check_tick(run, before, digests)
+        run.length_M += ~before
+        _check_steps(copies, step)
+        ended = run.tick.ended_M.copy()
+        if ended.any() and step % EVERY == EVERY - 1:
             fresh = np.array([mixed(seed, step, m, 5) for m in range(matches)], np.uint64)
-            for each, count in ((run, matches), (twin, matches), (single, 1)):
-                each.begin(fresh[:count], ended[:count].copy())
-            kept = None
-    if kept is not None:
-        _check_restore(make, game, kept, [a for a, _ in kept_actions], matches)
+            for each in copies:
+                each.begin(fresh[: each.game.matches], ended[: each.game.matches])
 
 
 class _Run:
-    """A game with its buffers."""
+    """A game with its buffers, which hold something else before each call: what is not written would be seen."""
 
-    def __init__(self, game: Game, seeds: Any) -> None:
-        self.game = game
+    def __init__(self, game: Game, rubbish: float) -> None:
+        self.game, self.rubbish = game, rubbish
         self.tick = tick_buffers(game.matches, game.players)
-        game.reset(seeds)
+        self.gone_MP = np.zeros((game.matches, game.players), np.bool_)  # who has come to an end
+        self.length_M = np.zeros(game.matches, np.int64)
 
     def begin(self, seeds: Any, where: Any) -> None:
-        self.game.reset(seeds, where)
-        self.tick.ended_M[where] = False
+        given = (seeds.copy(), None if where is None else where.copy())
+        if where is None or where.any():
+            self.game.reset(*given)
+        rule = "a game writes only into the buffers it was given"
+        _need(np.array_equal(given[0], seeds), rule, "reset changed the seeds")
+        _need(where is None or np.array_equal(given[1], where), rule, "reset changed what it was to reset")
+        every = np.ones(self.game.matches, np.bool_) if where is None else where
+        self.tick.ended_M[every], self.gone_MP[every], self.length_M[every] = False, False, 0
 
     def look(self) -> Observation:
-        # Buffers that hold something else: what is not written would be seen.
         out = observation_buffers(self.game.schema, self.game.matches, self.game.players)
-        out.vector_MPF[:], out.units_MPUF[:], out.critic_MPF[:] = 7.0, 7.0, 7.0
+        for name in LOOKS[:3]:
+            getattr(out, name)[:] = self.rubbish
+        out.mask_MPN[:] = out.acting_MP[:] = self.rubbish > 0
         self.game.observe(out)
         return out
 
-    def step(self, actions: Any) -> Tick:
-        given = actions.copy()
+    def step(self, actions: Any) -> None:
+        given = np.ascontiguousarray(actions).copy()
+        for name in TICKS:
+            buffer = getattr(self.tick, name)
+            buffer[:] = self.rubbish if buffer.dtype != np.bool_ else self.rubbish > 0
         self.game.step(given, self.tick)
-        _need(np.array_equal(given, actions), "a game writes only into buffers for it", "step changed the actions")
-        return self.tick
+        rule = "a game writes only into the buffers it was given"
+        _need(np.array_equal(given, actions), rule, "step changed the actions")
 
 
 def _need(right: bool, rule: str, seen: str) -> None:
@@ -99,75 +115,168 @@ def _need(right: bool, rule: str, seen: str) -> None:
         )
 
 
-def _same(a: Observation, b: Observation) -> bool:
-    names = ("vector_MPF", "units_MPUF", "critic_MPF", "mask_MPN", "acting_MP")
-    return all(np.array_equal(getattr(a, n), getattr(b, n), equal_nan=n.endswith("F")) for n in names)
+def _same(a: Any, b: Any, names: tuple[str, ...]) -> str | None:
+    """The first buffer in which two differ, over the matches that both have."""
+    for name in names:
+        one, other = getattr(a, name), getattr(b, name)
+        count = min(len(one), len(other))
+        if not np.array_equal(one[:count], other[:count], equal_nan=one.dtype == np.float32):
+            return name
+    return None
 
 
-def _check_schema(game: Game) -> None:
-    at = 0
-    for part in game.schema.unit_classes:
+def _check_about(game: Game) -> None:
+    """What a game says of itself."""
+    schema, at = game.schema, 0
+    for part in schema.unit_classes:
         _need(part.first == at, "unit classes cover the slots without gaps", f"{part.name} begins at {part.first}")
         at += part.count
     _need(len(game.teams) == game.players, "every player has a team", f"{len(game.teams)} teams")
-    _need(
-        set(game.teams) == set(range(max(game.teams) + 1)), "teams are counted from 0", f"teams are {set(game.teams)}"
-    )
-    _need(bool(game.version), "a game has a version", "it is empty")
-    for head in game.schema.heads:
+    counted = set(game.teams) == set(range(max(game.teams) + 1))
+    _need(counted, "teams are counted from 0", f"teams are {set(game.teams)}")
+    _need(bool(game.name and game.version), "a game has a name and a version", "one is empty")
+    _need(bool(schema.heads), "an action has a head", "there is none")
+    for head in schema.heads:
         _need(head.size >= 1, "a head has actions", f"{head.name} has none")
         for pointer in head.pointers:
-            fits = pointer.count == game.schema.units and pointer.first + pointer.count <= head.size
+            fits = pointer.count == schema.units and pointer.first + pointer.count <= head.size
             _need(fits, "a pointer has an action for each unit slot", f"{pointer.name} has {pointer.count}")
+    for what, names in _named(schema):
+        _need(len(set(names)) == len(names), "names are unique", f"two {what} have one name")
+    _need(schema_from(json.loads(json.dumps(schema.as_json()))) == schema, "a schema is plain values", "it is not")
+    _need(_plain(game.options), "options are plain values", f"they are {game.options!r}")
+    _need("random" not in game.bots, "random is everywhere and not among the bots", "it is")
+
+
+def _named(schema: Schema) -> list[tuple[str, tuple[str, ...]]]:
+    return [
+        ("features", schema.vector),
+        ("features of units", schema.unit_features),
+        ("features of the critic", schema.critic),
+        ("unit classes", tuple(c.name for c in schema.unit_classes)),
+        ("heads", tuple(h.name for h in schema.heads)),
+        *((f"actions of {h.name}", h.actions) for h in schema.heads),
+    ]
+
+
+def _plain(values: Any) -> bool:
+    try:
+        return bool(json.loads(json.dumps(values, allow_nan=False)) == values)
+    except (TypeError, ValueError):
+        return False
 
 
 def _check_look(run: _Run, look: Observation) -> None:
-    game = run.game
-    for name in ("vector_MPF", "units_MPUF", "critic_MPF"):
+    game, ended_M = run.game, run.tick.ended_M
+    for name in LOOKS[:3]:
         _need(bool(np.isfinite(getattr(look, name)).all()), "what is shown is finite", f"{name} is not")
-        _need(
-            not (getattr(look, name) == 7.0).all() or not getattr(look, name).size, "all is written", f"{name} is not"
-        )
     first = 0
     for head in game.schema.heads:
         legal = look.mask_MPN[..., first : first + head.size].any(-1)
         _need(bool(legal.all()), "every player has a legal action in every head", f"{head.name} has none")
         first += head.size
     acting = look.acting_MP
-    _need(not acting[run.tick.ended_M].any(), "nobody acts in a match that has ended", "somebody does")
-    _need(bool(acting[~run.tick.ended_M].any(1).all()), "somebody acts in a match that goes on", "nobody does")
+    _need(not acting[ended_M].any(), "nobody acts in a match that has ended", "somebody does")
+    _need(not (acting & run.gone_MP).any(), "nobody acts after their end", "somebody does")
+    _need(bool(acting[~ended_M].any(1).all()), "somebody acts in a match that goes on", "nobody does")
+    for m in range(game.matches):
+        frame = game.frame(m)
+        _need(isinstance(frame, dict) and _plain(frame), "a frame is plain values", "JSON does not give it back")
 
 
-def _check_tick(run: _Run, tick: Tick, before: Any, digests: Any) -> None:
-    game = run.game
+def _check_bots(run: _Run, other: Game, look: Observation, actions: Any) -> None:
+    """Scripted players do what is legal, in the places that are marked, and the same in the same state.
+
+    They play in another copy: a game may note there who is scripted.
+    """
+    game, first = run.game, np.cumsum([0, *(head.size for head in run.game.schema.heads)])
+    for bot, name in enumerate(game.bots):
+        places = np.full((game.matches, game.players), -1, np.int8)
+        places[:, bot % game.players :: 2] = bot
+        out, again = actions.copy(), actions.copy()
+        for written in (out, again):
+            other.restore(game.state())
+            other.script(places, written)
+        _need(np.array_equal(out, again), REPEATS, f"bot {name} does one thing and then another")
+        _need(np.array_equal(out[places < 0], actions[places < 0]), "script writes marked places alone", f"bot {name}")
+        for a, head in enumerate(game.schema.heads):
+            chosen = out[..., a]
+            fits = bool(((chosen >= 0) & (chosen < head.size)).all())
+            _need(fits, "scripted players do what is legal", f"bot {name}: no such action of {head.name}")
+            mask = look.mask_MPN[..., first[a] : first[a + 1]]
+            legal = np.take_along_axis(mask, chosen[..., None].astype(np.int64), -1)[..., 0]
+            right = bool(legal[look.acting_MP & (places >= 0)].all())
+            _need(right, "scripted players do what is legal", f"bot {name}: an action of {head.name} is forbidden")
+
+
+def _taken(make: Callable[[int], Game], run: _Run, matches: int) -> _Run:
+    """Another copy that goes on from the middle, after it was somewhere else."""
+    state = run.game.state()
+    kept = copy.deepcopy(state)
+    taken = _Run(make(matches), 5.0)
+    taken.begin(np.arange(matches).astype(np.uint64) + np.uint64(99), None)
+    taken.game.restore(state)
+    # A state that shares memory with a game would follow it.
+    run.game.observe(observation_buffers(run.game.schema, matches, run.game.players))
+    unchanged = all(np.array_equal(kept[name], state[name], equal_nan=False) for name in kept)
+    _need(unchanged, "a state is a copy", "restoring it changed it")
+    taken.tick.ended_M[:], taken.gone_MP[:], taken.length_M[:] = run.tick.ended_M, run.gone_MP, run.length_M
+    for name, array in state.items():
+        array[...] = np.zeros((), array.dtype)
+        shared = any(np.shares_memory(array, own) for own in run.game.state().values())
+        _need(not shared, "a state is a copy", f"{name} is the game's own memory")
+    return taken
+
+
+RULES = (REPEATS, "a match does not depend on those beside it", "a restored game goes on to the bit")
+
+
+def _rule(copies: list[_Run], number: int) -> str:
+    """Which rule says that this copy does what the first does."""
+    single = copies[number].game.matches == 1 and copies[0].game.matches > 1
+    return RULES[1] if single else RULES[0] if number == 1 else RULES[2]
+
+
+def _check_copies(copies: list[_Run], look: Observation, step: int) -> None:
+    for number, each in enumerate(copies[1:], start=1):
+        differs = _same(look, each.look(), LOOKS)
+        _need(differs is None, _rule(copies, number), f"{differs} differs at step {step}")
+
+
+def _check_steps(copies: list[_Run], step: int) -> None:
+    run = copies[0]
+    meters = np.zeros((run.game.matches, run.game.players, len(run.game.meters)), np.float32)
+    run.game.read_meters(meters)
+    _need(bool(np.isfinite(meters).all()), "meters are finite", "one is not")
+    for number, each in enumerate(copies[1:], start=1):
+        rule = _rule(copies, number)
+        differs = _same(run.tick, each.tick, TICKS)
+        _need(differs is None, rule, f"{differs} differs at step {step}")
+        count = each.game.matches
+        same = np.array_equal(run.game.digests()[:count], each.game.digests())
+        _need(same, rule, f"digests differ at step {step}")
+        own = np.zeros((count, run.game.players, len(run.game.meters)), np.float32)
+        each.game.read_meters(own)
+        _need(np.array_equal(own, meters[:count]), rule, f"meters differ at step {step}")
+
+
+def _check_tick(run: _Run, before: Any, digests: Any) -> None:
+    game, tick = run.game, run.tick
     _need(bool(np.isfinite(tick.reward_MP).all()), "rewards are finite", "one is not")
-    _need(not (tick.terminated_MP & tick.truncated_MP).any(), "a match ends in one way", "it ends in both")
+    ends = tick.terminated_MP | tick.truncated_MP
+    _need(not (tick.terminated_MP & tick.truncated_MP).any(), "a player ends in one way", "one ends in both")
+    _need(not (ends & run.gone_MP).any(), "a player ends once", "one ends again")
     _need(not tick.reward_MP[before].any(), "a match that has ended pays nothing", "it pays")
-    again = tick.terminated_MP[before].any() or tick.truncated_MP[before].any()
-    _need(not again, "a match ends once", "it ends again")
-    _need(bool(tick.ended_M[before].all()), "a match that has ended stands still until it is reset", "it goes on")
-    _need(
-        np.array_equal(game.digests()[before], digests[before]),
-        "a match that has ended stands still until it is reset",
-        "its state changed",
-    )
+    _need(bool(tick.ended_M[before].all()), STILL, "it goes on")
+    _need(np.array_equal(game.digests()[before], digests[before]), STILL, "its state changed")
+    run.gone_MP |= ends
+    over = bool(run.gone_MP[tick.ended_M].all())
+    _need(over, "when a match ends, each player has ended", "one was neither terminated nor truncated")
+    gone = run.gone_MP.all(1)
+    _need(bool(tick.ended_M[gone].all()), "when each player has ended, the match ends", "it goes on")
     most = max(game.teams)
     _need(bool(((tick.winner_M >= -1) & (tick.winner_M <= most)).all()), "a winner is a team", str(tick.winner_M))
     _need(bool((tick.winner_M[~tick.ended_M] == -1).all()), "nobody has won while a match goes on", str(tick.winner_M))
-
-
-def _check_restore(make: Callable[[int], Game], game: Game, kept: Any, actions: Any, matches: int) -> None:
-    other = make(matches)
-    other.reset(np.arange(matches).astype(np.uint64))
-    other.restore(kept)
-    tick = tick_buffers(matches, game.players)
-    for action in actions:
-        other.step(action, tick)
-    rule = "a restored game goes on to the bit"
-    _need(np.array_equal(other.digests(), game.digests()), rule, "digests differ")
-    looks = []
-    for each in (game, other):
-        out = observation_buffers(each.schema, matches, each.players)
-        each.observe(out)
-        looks.append(out)
-    _need(_same(looks[0], looks[1]), rule, "what is shown differs")
+    if game.limit:
+        late = bool((run.length_M[~before] + 1 > game.limit).any())
+        _need(not late, f"a match has at most {game.limit} steps (`limit`)", "one goes on")

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from cerulea.core.errors import EngineFailed, Invalid, PromptTooLong, QueueFull, restore
+from cerulea.core.errors import EngineFailed, Invalid, PromptTooLong, QueueFull
+from cerulea.core.restoring import restore
 from cerulea.core.values import Usage
 from cerulea.flows.fitting import fitted
 from cerulea.serve.load import make_engine

@@ -47,6 +47,7 @@ TOGETHER = 150 * r.S  # from then on a team goes together
 HOLDER = 1  # with five heroes, four go together and this one holds a lane
 FIGHT = 12 * r.U  # who is so near takes part in a fight
 TEARS = 150  # about the damage that a team does to a building in a second
+LAST_SHARE = 12  # per cent of health at which one leaves any fight
 BOLD, TIMID = 9, 14  # tenths: fight from so much of their strength on; go back where they have so much of ours
 
 
@@ -181,6 +182,9 @@ def _fight(w, m, h, side, ours, theirs):
         if a >= 0:
             return a
     target = prey(w, m, h, side, max(unit[RANGE, h] + 2 * r.U, 8 * r.U))
+    weak = prey(w, m, h, side, r.APPROACH)
+    if weak >= 0 and 10 * unit[HP, weak] < 4 * unit[MAX_HP, weak]:
+        target = weak  # who is nearly dead is followed further
     if target < 0:
         return -1
     if ours * BOLD > theirs * 8 and not a_dive(w, m, h, side, target):
@@ -197,11 +201,13 @@ def _fight(w, m, h, side, ours, theirs):
 def team_action(w, m, h, side, lane):
     """Live, fight where it is worth it, tear down what the wave is at, stay together."""
     unit, match = w.unit[m], w.match[m]
-    if goes_home(w, m, h, side):
+    ours, theirs = odds(w, m, side, h, FIGHT)
+    # A fight that goes well is not left before one is nearly dead.
+    winning = 0 < theirs < ours and 100 * unit[HP, h] > LAST_SHARE * unit[MAX_HP, h]
+    if not winning and goes_home(w, m, h, side):
         return home_action(w, m, h, side)
     if tower_danger(w, m, h, side):
         return back_off(w, m, h, side)
-    ours, theirs = odds(w, m, side, h, FIGHT)
     b = building_to_hit(w, m, h, side)
     # The ancient before all else: nothing matters after it.
     if b >= r.ANCIENT0 and ours * 2 > theirs:
