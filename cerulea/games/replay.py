@@ -151,7 +151,8 @@ def frames(replay: Replay) -> Iterator[dict[str, Any]]:
             fix="Use the version of Cerulea that played it.",
         )
     winner = -1
-    for winner in _walk(game, replay):
+    for leader in _walk(game, replay):
+        winner = leader
         yield game.frame(0)
     if int(game.digests()[0]) != replay.digest or winner != replay.winner:
         raise ReplayInvalid(
@@ -175,7 +176,8 @@ def _walk(game: Game, replay: Replay) -> Iterator[int]:
     yield -1
     for number, action in enumerate(actions):
         game.observe(look)
-        legal = np.take_along_axis(look.mask_MPN[0], (action + first).astype(np.int64), -1).all(-1)
+        taken = np.take_along_axis(look.mask_MPN[0], (action + first).astype(np.int64), -1)
+        legal = np.asarray(taken.all(-1))
         if not legal[look.acting_MP[0]].all():
             raise _forbidden(replay, number, "the game forbids it")
         if (script >= 0).any():
