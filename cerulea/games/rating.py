@@ -2,8 +2,9 @@
 
 Online:   Weng and Lin's Bradley-Terry update with whole pairings, through openskill; for choosing opponents.
 Reported: maximum likelihood of a Bradley-Terry model with a term for the side, over all stored results, with 95 %
-          intervals from the profile of the likelihood, which also hold for who has never lost. Random is 0, and 8.3
-          points are 80 % of wins (arXiv 1912.06680, appendix J). A draw, and a match that was cut off, counts half for both.
+          intervals from the profile of the likelihood, which also hold for who has never lost. Random is 0, and
+          8.3 points are 80 % of wins (arXiv 1912.06680, appendix J). A draw, and a match that was cut off, counts
+          half for both.
 Not here: where results are kept (`flows`).
 """
 
