@@ -78,11 +78,12 @@ def parts_of(units: Tensor, shape: PolicyShape) -> list[Tensor]:
 
 def take_parts(units: NDArray[np.float32], sides: IntArray, steps: int, shape: PolicyShape) -> list[Tensor]:
     """Each class's units of the chosen sides: of (T, S, K, U, F) the first `steps`, as (T x sides x K, C, F)."""
-    parts = []
+    parts, width = [], shape.unit_features
+    flat = units.reshape(*units.shape[:3], -1)
     for first, count, _ in shape.unit_classes:
-        out = np.empty((steps, len(sides), units.shape[2], count, shape.unit_features), np.float32)
-        kernels.take_units(units, sides, first, out)
-        parts.append(torch.from_numpy(out).view(-1, count, shape.unit_features))
+        out = np.empty((steps, len(sides), units.shape[2], count * width), np.float32)
+        kernels.take_units(flat, sides, first * width, out)
+        parts.append(torch.from_numpy(out).view(-1, count, width))
     return parts
 
 

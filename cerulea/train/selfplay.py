@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +24,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cerulea.core.errors import RecipeInvalid, ResumeMismatch
+from cerulea.core.errors import ResumeMismatch
 from cerulea.core.seeds import mixed
-from cerulea.core.values import Checkpoint, ModelCard, PlayProgress
+from cerulea.core.values import Checkpoint, PlayProgress
 from cerulea.games.game import Game
-from cerulea.games.rating import Online
 from cerulea.nn.policy import Policy
 from cerulea.train.agent import agent_json, shape_for
 from cerulea.train.checkpoint import (
@@ -41,19 +39,30 @@ from cerulea.train.checkpoint import (
     set_aside,
     snapshot_tensors,
 )
+from cerulea.train.fitting import bots_of, refuse_too_large
 from cerulea.train.learn import TOLD, Learner, rate_at, shaped, spread
 from cerulea.train.opponents import BOT, HUNTER, LINE, MAIN, NOW, PAST, SELF, Opponent, Pool, choose, shares_now
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
-from cerulea.train.play_state import MATCHES, POOL, AgentSnapshot, PlayState, load_matches, matches_of
+from cerulea.train.play_state import (
+    MATCHES,
+    POOL,
+    AgentSnapshot,
+    PlayState,
+    binding_of,
+    card_of,
+    fraction_of,
+    limit_reached,
+    load_matches,
+    matches_of,
+)
 from cerulea.train.ppo import advantages
+from cerulea.train.rated import MYSELF, noted, taken_in, without
 from cerulea.train.record import Metrics
-from cerulea.train.rollout import Player, Result, bytes_of
+from cerulea.train.rollout import Player, Result
 
 Event = PlayProgress | Checkpoint
 YEAR_S = 365 * 24 * 3600
-MYSELF = "learner"  # the main net among the rated
-RATED_LEAST = 1.0  # its spread never falls below: it changes all the time
 EXPLOITERS_LESS = 4  # exploiters are taken into the pool so many times less often than the main net
 
 
@@ -104,18 +113,8 @@ class _Run:
         self.keys = recipe.train
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.shape = shape_for(game.schema, recipe.model, game.teams)
-        needed = (2 if recipe.train.minibatch < recipe.train.rollout * game.matches * game.players else 3) * bytes_of(
-            game, self.keys.rollout, self.shape.state
-        )
-        if memory_bytes and needed * team.ranks > 0.8 * memory_bytes:
-            raise RecipeInvalid(
-                f"{recipe.game.matches:,} matches of {game.name} need about {needed * team.ranks / 1e9:.1f} GB; "
-                f"this machine has {memory_bytes / 1e9:.1f} GB.",
-                why=f"All that {game.players} players see in {self.keys.rollout} steps is kept for an update.",
-                fix="Play fewer at once: --set game.matches="
-                f"{max(1, int(recipe.game.matches * 0.5 * memory_bytes / (needed * team.ranks)))}",
-            )
-        self.bots = self._bots()
+        refuse_too_large(recipe, game, self.shape, team.ranks, memory_bytes)
+        self.bots = bots_of(recipe, game)
         torch.manual_seed(self.keys.seed)
         self.league = recipe.opponents.mode == "league" and max(game.teams) > 0
         self.nets = [Policy(self.shape) for _ in range(3 if self.league else 1)]
@@ -131,22 +130,11 @@ class _Run:
         self.metrics: Metrics | None = None
         self.stall_s = self.saved_at = self.stepping_from = 0.0
         self.resumed: Checkpoint | None = None
-        self.rated: Online | None = None
         self.recent: deque[float] = deque(maxlen=100)
         self.recent_steps: deque[int] = deque(maxlen=100)
         seed = mixed(self.keys.seed, 77)
         self.player = Player(game, self.nets, self.keys.rollout, seed=seed, rank=team.rank, ranks=team.ranks)
         self.running_MP = np.zeros((game.matches, game.players))  # discounted sums, for the spread of returns
-
-    def _bots(self) -> tuple[str, ...]:
-        names = tuple(self.recipe.opponents.names) or self.game.bots
-        for name in names:
-            if name not in self.game.bots:
-                raise RecipeInvalid(
-                    f"opponents.names has {name!r}, which {self.game.name} does not know.",
-                    fix=f"Use some of {', '.join(self.game.bots)}." if self.game.bots else "Leave it empty.",
-                )
-        return names
 
     # -- beginning ---------------------------------------------------------------------------------
 
@@ -186,7 +174,7 @@ class _Run:
 
     def _go_on(self, checkpoint: Checkpoint) -> None:
         tensors, state = load_resume(checkpoint.folder)
-        binding = self._binding()
+        binding = binding_of(self.recipe, self.game, self.team.ranks)
         differing = [name for name, value in binding.items() if state["binding"].get(name) != value]
         if differing:
             raise ResumeMismatch(
@@ -213,18 +201,6 @@ class _Run:
         self.before_s = self.saved_at = self.state.elapsed_s
         if self.team.leads:
             self.metrics = Metrics(self.folder / "metrics.jsonl", state["metrics_bytes"])
-
-    def _binding(self) -> dict[str, Any]:
-        recipe = self.recipe.as_json()
-        lasting = {k: v for k, v in recipe["train"].items() if k not in ("steps", "agent_steps", "minutes")}
-        lasting = {k: v for k, v in lasting.items() if not k.startswith(("checkpoint", "keep", "target"))}
-        return {
-            "game": [self.game.name, self.game.version, self.game.schema.digest(), recipe["game"]],
-            "model": recipe["model"],
-            "train keys": lasting,
-            "opponents": recipe["opponents"],
-            "number of processes": self.team.ranks,
-        }
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -274,7 +250,7 @@ class _Run:
     def _update(self) -> PlayProgress:
         began = perf_counter()
         keys, state, r = self.keys, self.state, self.player.rollout
-        fraction = self._everyones(self._fraction() if self.team.leads else 0.0)
+        fraction = self.learner.total(self._fraction() if self.team.leads else 0.0)
         results = self.player.play(state.step, self._choose, self._past)
         played = perf_counter()
         reward = shaped(r.reward, self.player.sides, keys, fraction)
@@ -327,7 +303,7 @@ class _Run:
         """Train each net on what it decided; told is what came of the main one."""
         r, told = self.player.rollout, {}
         for number, learner in enumerate(self.learners):
-            if self._everyones(float((r.learns & (r.owner == number)).any())):
+            if self.learner.total(float((r.learns & (r.owner == number)).any())):
                 told[number] = learner.learn(
                     r, self.player.sides, advantage, step=self.state.step, fraction=fraction, number=number
                 )
@@ -352,22 +328,13 @@ class _Run:
             if kind != SELF:
                 name = self.game.bots[result.opponent.member] if kind == BOT else "past"
                 self.pool.count(name, result.won)
-                self._rate(name if kind == BOT else f"past-{result.opponent.member}", result.won)
+                other = name if kind == BOT else f"past-{result.opponent.member}"
+                self.state.ratings = noted(self.state.ratings, other, result.won)
             self.recent.append(result.paid)
             self.recent_steps.append(result.steps)
             for name, value in zip(self.game.meters, result.meters, strict=True):
                 before = self.state.meters.get(name, float(value))
                 self.state.meters[name] = 0.99 * before + 0.01 * float(value)
-
-    def _rate(self, other: str, won: float) -> None:
-        """Online ratings: of the main net, which drifts, and of scripted players; past selves stay as they were."""
-        if self.rated is None:
-            self.rated = Online()
-            self.rated.known = {name: (mean, spread) for name, (mean, spread) in self.state.ratings.items()}
-        mean, spread = self.rated.known.get(MYSELF, (0.0, 0.0))  # untrained it is the random player, who is 0
-        self.rated.known[MYSELF] = (mean, max(spread, RATED_LEAST))
-        self.rated.add(MYSELF, other, won, fixed=(other,) if other.startswith("past-") else ())
-        self.state.ratings = {name: list(known) for name, known in self.rated.known.items()}
 
     def _grow_pool(self) -> None:
         o, step = self.recipe.opponents, self.state.step
@@ -391,49 +358,31 @@ class _Run:
         kept = {*self.pool.steps, *busy}
         self.pool_weights = {member: w for member, w in self.pool_weights.items() if member in kept}
         self.past = {member: net for member, net in self.past.items() if member in kept}
-        alive = {f"past-{member}" for member in self.pool.steps}
-        self.state.ratings = {n: r for n, r in self.state.ratings.items() if not n.startswith("past-") or n in alive}
-        if self.rated is not None:
-            self.rated.known = {name: (mean, spread) for name, (mean, spread) in self.state.ratings.items()}
+        self.state.ratings = without(self.state.ratings, self.pool.steps)
 
     def _take_in(self, number: int) -> None:
         """A net as it is becomes a member of the pool."""
         member = self.state.step + LINE * number
         self.pool_weights[member] = snapshot_tensors(dict(self.nets[number].state_dict()))
         self.pool.add(member, self.recipe.opponents.pool)
-        if number == MAIN and MYSELF in self.state.ratings:
-            self.state.ratings[f"past-{member}"] = list(self.state.ratings[MYSELF])
+        if number == MAIN:
+            self.state.ratings = taken_in(self.state.ratings, member)
 
     # -- rules to stop by --------------------------------------------------------------------------
 
     def _fraction(self) -> float:
-        keys, state = self.keys, self.state
-        shares = [0.0]
-        if keys.steps:
-            shares.append(state.step / keys.steps)
-        if keys.agent_steps:
-            shares.append(state.agent_steps / keys.agent_steps)
-        if keys.minutes and self.stepping_from:
-            shares.append((monotonic() - self.stepping_from) / (60 * keys.minutes))
-        return min(1.0, max(shares))
+        return fraction_of(self.keys, self.state, monotonic() - self.stepping_from if self.stepping_from else 0.0)
 
     def _stop_reason(self) -> str:
-        keys, state = self.keys, self.state
+        keys = self.keys
         if keys.target_return and len(self.recent) == 100 and np.mean(self.recent) >= keys.target_return:
             return "target"
-        if self._everyones(float(self._fraction() >= 1.0) if self.team.leads else 0.0) == 0:
+        if self.learner.total(float(self._fraction() >= 1.0) if self.team.leads else 0.0) == 0:
             return ""
-        if keys.steps and state.step >= keys.steps:
-            return "steps"
-        if keys.agent_steps and state.agent_steps >= keys.agent_steps:
-            return "agent_steps"
-        return "minutes"
+        return limit_reached(keys, self.state)
 
     def _agreed(self, reason: str) -> str:
-        return reason if self._everyones(float(bool(reason))) == 0 else reason or "signal"
-
-    def _everyones(self, value: float) -> float:
-        return self.learner.summed(value)[0]
+        return reason if self.learner.total(float(bool(reason))) == 0 else reason or "signal"
 
     def _elapsed(self) -> float:
         return self.before_s + monotonic() - self.began
@@ -444,7 +393,7 @@ class _Run:
         keys, state = self.keys, self.state
         by_step = keys.checkpoint_steps > 0 and state.step % keys.checkpoint_steps == 0
         by_time = keys.checkpoint_minutes > 0 and state.elapsed_s - self.saved_at >= 60 * keys.checkpoint_minutes
-        return self._everyones(float((by_step or by_time) and self.team.leads)) > 0
+        return self.learner.total(float((by_step or by_time) and self.team.leads)) > 0
 
     def _save(self) -> None:
         self.saved_at = self._elapsed()
@@ -470,9 +419,9 @@ class _Run:
                 "run": asdict(self.state),
                 "pool": asdict(self.pool),
                 "metrics_bytes": self.metrics.offset,
-                "binding": self._binding(),
+                "binding": binding_of(self.recipe, self.game, self.team.ranks),
             },
-            card=self._card(),
+            card=card_of(self.game, self.policy, self.state, self.pool),
         )
         self.writer.start(snapshot)
         self.stall_s += perf_counter() - began
@@ -491,22 +440,6 @@ class _Run:
             return
         retain(self.checkpoints, last=self.keys.keep_last, best=0, scores={})
         yield checkpoint
-
-    def _card(self) -> ModelCard:
-        return ModelCard(
-            preset="policy",
-            parameters=sum(p.numel() for p in self.policy.parameters()),
-            context=0,
-            vocab=0,
-            extra={
-                "game": self.game.name,
-                "version": self.game.version,
-                "agent_steps": self.state.agent_steps,
-                "matches": self.state.matches,
-                "win_shares": {name: round(share, 4) for name, share in sorted(self.pool.shares.items())},
-                "episode_return": round(float(np.mean(self.recent)), 4) if self.recent else None,
-            },
-        )
 
     def close(self) -> None:
         """Wait for a checkpoint that is being written; a failure of it was or will be told elsewhere."""
