@@ -2,9 +2,9 @@
 
 Online:   Weng and Lin's Bradley-Terry update with whole pairings, through openskill; for choosing opponents.
 Reported: maximum likelihood of a Bradley-Terry model with a term for the side, over all stored results, with 95 %
-          intervals from the profile of the likelihood, which also hold for who has never lost. Random is 0, and
-          8.3 points are 80 % of wins (arXiv 1912.06680, appendix J). A draw, and a match that was cut off, counts
-          half for both.
+          intervals from the profile of the likelihood, which also hold for who has never lost. Random is 0, and 8.3
+          points are 80 % of wins (arXiv 1912.06680, appendix J). A draw, and a match that was cut off, counts half for
+          both.
 Not here: where results are kept (`flows`).
 """
 
@@ -199,11 +199,11 @@ class _Model:
         slope[self.free] = covariance[:, at] / covariance[at, at]  # how the others go along
         wide = Z95 * math.sqrt(covariance[at, at])
 
-        def root(gap: float, sign: float) -> float:
-            fitted = self.fit(best + sign * gap * slope, fixed=i)
+        def root(gap: float) -> float:
+            fitted = self.fit(best + gap * slope, fixed=i)
             return math.sqrt(max(0.0, 2 * (most - self.likelihood(fitted)))) - Z95
 
-        low, high = _crossing(lambda gap: root(gap, -1.0), wide), _crossing(lambda gap: root(gap, 1.0), wide)
+        low, high = _crossing(lambda gap: root(-gap), wide), _crossing(root, wide)
         return float(best[i] - low), float(best[i] + high)
 
 

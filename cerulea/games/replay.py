@@ -150,11 +150,11 @@ def frames(replay: Replay) -> Iterator[dict[str, Any]]:
             why="Other rules would show a match that was never played.",
             fix="Use the version of Cerulea that played it.",
         )
-    winner = -1
-    for leader in _walk(game, replay):
-        winner = leader
+    winners = []
+    for winner in _walk(game, replay):
+        winners.append(winner)
         yield game.frame(0)
-    if int(game.digests()[0]) != replay.digest or winner != replay.winner:
+    if int(game.digests()[0]) != replay.digest or winners[-1] != replay.winner:
         raise ReplayInvalid(
             "The match does not end as it ended when it was played.",
             why="Its actions were changed, or the game's rules were without its version.",
@@ -176,8 +176,7 @@ def _walk(game: Game, replay: Replay) -> Iterator[int]:
     yield -1
     for number, action in enumerate(actions):
         game.observe(look)
-        taken = np.take_along_axis(look.mask_MPN[0], (action + first).astype(np.int64), -1)
-        legal = np.asarray(taken.all(-1))
+        legal = np.take_along_axis(look.mask_MPN[0], (action + first).astype(np.int64), -1)
         if not legal[look.acting_MP[0]].all():
             raise _forbidden(replay, number, "the game forbids it")
         if (script >= 0).any():
