@@ -26,7 +26,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONP
 
 from cerulea.core.settings import Settings
 from cerulea.core.values import Usage
-from cerulea.flows.bill import open_bill
+from cerulea.flows.bill import Order, open_bill
 from cerulea.flows.platform import Platform, open_platform
 from tests.databases import Databases
 from tests.flows.leases import as_text, run
@@ -42,18 +42,15 @@ async def requests(platform: Platform, clients: int, each: int) -> tuple[list[fl
         async def client() -> None:
             for _ in range(each):
                 began = perf_counter()
-                bill = await open_bill(
-                    platform,
-                    caller,
+                order = Order(
                     request_id=secrets.token_hex(8),
                     model="brook",
                     endpoint="completions",
                     prompt_tokens=20,
-                    choices=1,
                     first_tokens=64,
                     most_tokens=64,
-                    pool=pool,
                 )
+                bill = await open_bill(platform, caller, order, pool=pool)
                 opens.append(perf_counter() - began)
                 began = perf_counter()
                 await bill.settle(SPENT, finish="stop")

@@ -22,7 +22,7 @@ import numpy as np
 
 from cerulea.core.settings import Settings
 from cerulea.core.values import Evaluation
-from cerulea.flows.train import prepare
+from cerulea.flows.train_text import prepare
 from cerulea.nn.precision import Execution, measure_machine, pick_device, set_threads
 from cerulea.text.shards import Shards
 from cerulea.text.tokenizer import Tokenizer

@@ -69,12 +69,12 @@ def asker_for(platform: Platform, role: str, team: str = "home") -> Asker:
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[str]:
+def served(app: FastAPI, http: Any = "h11") -> Iterator[str]:
     """The application behind a real server; yields its URL. The socket listens before the server does."""
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # so that asyncio sends without delay
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
-        config = uvicorn.Config(app, http="h11", log_level="error", timeout_graceful_shutdown=1, lifespan="off")
+        config = uvicorn.Config(app, http=http, log_level="error", timeout_graceful_shutdown=1, lifespan="off")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

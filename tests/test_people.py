@@ -42,10 +42,13 @@ def test_the_table_of_roles_is_this_one():
     rows = {name: [scope for scope in SCOPES if scope in scopes] for name, scopes in ROLES.items()}
 
     assert rows == {
-        "viewer": ["jobs:read", "fund:read", "models:read"],
-        "developer": ["jobs:read", "jobs:write", "fund:read", "models:read", "models:write"],
+        "viewer": ["jobs:read", "fund:read", "models:read", "matches:read"],
+        "developer": [
+            *("jobs:read", "jobs:write", "fund:read", "models:read", "models:write", "matches:read", "matches:write")
+        ],
         "operator": [
-            *("jobs:read", "jobs:write", "fund:read", "models:read", "models:write", "people:read", "audit:read")
+            *("jobs:read", "jobs:write", "fund:read", "models:read", "models:write", "matches:read", "matches:write"),
+            *("people:read", "audit:read"),
         ],
         "finance": ["fund:read", "fund:write", "people:read", "audit:read"],
         "admin": [scope for scope in SCOPES if scope != "work"],
@@ -295,6 +298,29 @@ def test_a_key_ends_when_it_expires(people: People, clock: FakeClock):
         people.authenticate(text)
     with pytest.raises(Invalid, match="in the past"):
         issue(people, expires_at=clock.now())
+
+
+def test_a_key_is_known_for_a_second_and_not_once_it_has_ended(people: People, clock: FakeClock):
+    text = issue(people, "developer", expires_at=clock.now() + 10_000)
+    assert people.known.recall(text) is None, "nobody has come with it"
+    caller = people.authenticate(text)
+
+    assert people.known.recall(f"Bearer {text}") == caller
+    assert people.known.recall(text[:-1] + "x") is people.known.recall("") is None
+    clock.advance(1000)
+    assert people.known.recall(text) is None and people.known.recall(text, within_ms=None) == caller
+    clock.advance(9000)
+    assert people.known.recall(text, within_ms=None) is None, "it has expired"
+
+    for change in (
+        lambda: people.revoke(caller.key, actor="owner"),
+        lambda: people.join(caller.person, team=caller.team, role="viewer", actor="owner"),
+        lambda: people.leave(caller.person, team=caller.team, actor="owner"),
+    ):
+        other = issue(people, "developer")
+        people.authenticate(other)
+        change()
+        assert people.known.recall(other) is None
 
 
 def test_a_key_ends_when_it_is_revoked(people: People, clock: FakeClock):

@@ -17,6 +17,8 @@ import numpy as np
 
 from cerulea.core.errors import CeruleaError, FundTooLow, NotFound, QueueFull
 from cerulea.core.values import Usage
+from cerulea.flows.bill import Keep, Order
+from cerulea.flows.grammars import Checker
 from cerulea.flows.platform import Platform
 from cerulea.flows.serving import Gateway, Offer
 from cerulea.people import Caller
@@ -43,6 +45,7 @@ class Toy:
         self.tokenizer: Tokenizer = host.tokenizer
         self.template = ToyTemplate() if chats else None
         self.context, self.vocab = CONTEXT, self.tokenizer.vocab
+        self.grammars = Checker(self.tokenizer, self.vocab)
         self.bonus = np.zeros(self.vocab)
         self.bonus[97:123] = self.bonus[32] = 6.0
 
@@ -188,6 +191,9 @@ class ToyHost:
             return next(iter(self.served.values()))
         raise NotFound(f"There is no model {label!r}.", why=f"The nearest is {next(iter(self.served))}.")
 
+    def line(self, caller: Caller, label: str) -> None:
+        return None
+
     def models(self, caller: Caller) -> list[Offer]:
         return [Offer(label=label, team="home", aliases=("served",), context=CONTEXT) for label in self.served]
 
@@ -213,14 +219,14 @@ class ToyBill:
     """Money of one request, as tokens."""
 
     bills: ToyBills
-    asked: dict[str, Any]
+    order: Order
     leased: int
     settled: list[tuple[Usage, int, str]] = field(default_factory=list)
     extended: list[int] = field(default_factory=list)
 
     async def extend(self, tokens: int) -> int:
         await asyncio.sleep(0)
-        most = self.asked["most_tokens"] * self.asked["choices"]
+        most = self.order.most_tokens * self.order.choices
         granted = self.bills.take(min(tokens, most - self.leased))
         self.leased += granted
         self.extended.append(granted)
@@ -229,11 +235,13 @@ class ToyBill:
     async def renew(self) -> bool:
         return True
 
-    async def settle(self, usage: Usage, *, cached_tokens: int, finish: str) -> None:
+    async def settle(self, usage: Usage, *, cached_tokens: int, finish: str, keep: Keep | None = None) -> None:
         await asyncio.sleep(0)
         if not self.settled:
             assert usage.completion_tokens <= self.leased, "a token was written that was not paid for"
             self.bills.left += self.leased - usage.completion_tokens
+            if keep is not None:
+                await asyncio.to_thread(self.bills.platform.database.write, keep)
         self.settled.append((usage, cached_tokens, finish))
 
 
@@ -243,22 +251,24 @@ class ToyBills:
     def __init__(self) -> None:
         self.left, self.refusal, self.opened = 1 << 40, None, list[ToyBill]()
         self.refusal: CeruleaError | None
+        self.platform: Platform
 
     def take(self, tokens: int) -> int:
         granted = min(tokens, self.left)
         self.left -= granted
         return granted
 
-    async def open(self, platform: Platform, caller: Caller, **asked: Any) -> ToyBill:
+    async def open(self, platform: Platform, caller: Caller, order: Order) -> ToyBill:
         await asyncio.sleep(0)
         if self.refusal is not None:
             raise self.refusal
-        wanted = asked["first_tokens"] * asked["choices"]
+        self.platform = platform
+        wanted = order.first_tokens * order.choices
         granted = self.take(wanted)
-        if granted < wanted and (asked["strict"] or not granted):
+        if granted < wanted and (order.strict or not granted):
             self.left += granted
             raise FundTooLow("Fund 'lab' is empty.", fix="Draw more: cerulea fund draw lab 1.00")
-        self.opened.append(ToyBill(self, asked, granted))
+        self.opened.append(ToyBill(self, order, granted))
         return self.opened[-1]
 
     @property

@@ -24,7 +24,7 @@ from cerulea.api.openai_schema import Sampling
 from cerulea.api.sse import DONE, EventStream, hung_up
 from cerulea.core.errors import Invalid
 from cerulea.flows.ask import Piece, Text
-from cerulea.flows.attach import Kept, attach
+from cerulea.flows.attach import Claim, Kept, attach
 from cerulea.flows.complete import Completion
 from cerulea.flows.once import LONGEST_KEY
 from cerulea.flows.serving import Gateway
@@ -124,10 +124,9 @@ async def answer_plainly(once: Once, caller: Caller, gateway: Gateway, begin: Be
             return Response(status_code=CLIENT_CLOSED)
         return _respond(Kept(begun.completion.id, compact(begun.tell(texts))))
 
-    async def work() -> Kept:
-        begun = await begin()
-        texts = await collect(begun.completion)
-        return Kept(begun.completion.id, compact(begun.tell(texts)))
+    async def work(claim: Claim) -> Kept:
+        completion, tell = await begin()
+        return await completion.keeping(lambda texts: Kept(completion.id, compact(tell(texts))), claim.keep)
 
     scope = f"{caller.person}@{caller.team} {request.method} {request.url.path}"
     kept = await _unless_hung_up(request, attach(gateway, scope, once.key, once.fingerprint(), work))

@@ -16,6 +16,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
 
 from cerulea.api.problems import problem_of
 from cerulea.core.clock import new_id
@@ -45,8 +47,8 @@ class Needs:
     def __init__(self, *scopes: str) -> None:
         self.scopes = scopes
 
-    def __call__(self, request: Request) -> Caller:
-        caller = _caller(request)
+    async def __call__(self, request: Request) -> Caller:
+        caller = await caller_of(request)
         if self.scopes and not any(caller.may(scope) for scope in self.scopes):
             caller.need(self.scopes[0])
         request.state.caller = caller
@@ -56,8 +58,8 @@ class Needs:
 class NeedsLease(Needs):
     """The same for a worker's reports, which the token of the attempt opens as well: None is whoever has that."""
 
-    def __call__(self, request: Request) -> Caller | None:  # type: ignore[override]
-        return None if _lease(request) is not None else super().__call__(request)
+    async def __call__(self, request: Request) -> Caller | None:  # type: ignore[override]
+        return None if _lease(request) is not None else await super().__call__(request)
 
 
 def lease_token(request: Request) -> str | None:
@@ -65,13 +67,21 @@ def lease_token(request: Request) -> str | None:
     return _lease(request)
 
 
-def _lease(request: Request) -> str | None:
+def _lease(request: HTTPConnection) -> str | None:
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     return text.strip().removeprefix(LEASE) if scheme.lower() == "bearer" and text.strip().startswith(LEASE) else None
 
 
-def _caller(request: Request) -> Caller:
-    header = request.headers.get("authorization")
+async def caller_of(request: HTTPConnection, key: str | None = None) -> Caller:
+    """Who asks.
+
+    Args:
+        key: an API key that did not come as a header, where there is none: browsers' websockets cannot send any.
+
+    Raises:
+        KeyUnknown, KeyEnded: nobody we know.
+    """
+    header = request.headers.get("authorization", key)
     trusted: Caller | None = request.app.state.trusted
     if header is None and trusted is not None:
         return trusted
@@ -80,7 +90,11 @@ def _caller(request: Request) -> Caller:
             "The token of an attempt opens the reports of its own job and nothing else.",
             fix="Use an API key (ck_...).",
         )
-    return platform_of(request).people.authenticate(header or "")
+    platform: Platform = request.app.state.platform
+    people = platform.people
+    if (caller := people.known.recall(header or "")) is not None:
+        return caller
+    return await run_in_threadpool(people.authenticate, header or "")
 
 
 class Write:

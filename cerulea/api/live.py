@@ -84,7 +84,7 @@ async def _events(request: Request, platform: Platform, found: News) -> AsyncIte
     while True:
         if monotonic() - checked > RECHECK_S:
             try:
-                caller = await run_in_threadpool(needs, request)
+                caller = await needs(request)
                 await run_in_threadpool(platform.queue.get, found.job.id, teams=caller.teams)
             except CeruleaError as error:
                 yield f"event: error\ndata: {json_line(problem_of(error).model_dump())}\n\n"

@@ -45,6 +45,11 @@ class Meter:
         self.requests.labels(method, route, str(status)).inc()
         self.seconds.labels(method, route).observe(time.perf_counter() - began)
 
+    def refused(self, route: str) -> None:
+        """One was refused at the door, as it came."""
+        self.requests.labels("POST", route, "429").inc()
+        self.seconds.labels("POST", route).observe(0.0)
+
     def text(self) -> bytes:
         """In Prometheus's text format."""
         return generate_latest(self.registry)

@@ -26,9 +26,10 @@ from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import CompletionIn, DetokenizeIn, EmbeddingIn, Sampling, TokenizeIn
 from cerulea.api.usage import RequestId, RequestUsageOut, show_request
 from cerulea.core.errors import Invalid, NotFound
+from cerulea.flows.admit import begin
 from cerulea.flows.ask import Ask, Piece, Text
-from cerulea.flows.complete import Completion, begin
-from cerulea.flows.grammars import check_grammar, grammar_of
+from cerulea.flows.complete import Completion
+from cerulea.flows.grammars import grammar_of
 from cerulea.flows.prompts import encode, read_prompts
 from cerulea.flows.serving import Gateway, Offer, Served
 from cerulea.flows.texts import best
@@ -274,7 +275,7 @@ async def sampling_of(
     stops = {*(body.stop_token_ids or ()), *(() if body.ignore_eos else (served.tokenizer.end_of_text, *more_stops))}
     with about("response_format"):
         grammar = grammar_of(body.response_format.model_dump(by_alias=True) if body.response_format else None)
-        await check_grammar(served, grammar)
+        await served.grammars.check(grammar)
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=1.0 if body.temperature is None else body.temperature,

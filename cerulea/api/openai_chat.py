@@ -7,6 +7,7 @@ Not here: templates (`text.chat`), what a call looks like (`flows.calls`), what 
 from __future__ import annotations
 
 import dataclasses
+import json
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -19,13 +20,14 @@ from cerulea.api.openai import EVENTS, detail_of, head_of, open_model, sampling_
 from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import ChatIn, Message, NamedTool
 from cerulea.core.errors import Invalid, NoChatTemplate
+from cerulea.flows.admit import begin
 from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told
 from cerulea.flows.calls import Calls, NoCalls, call_grammar, check_tools, read_calls
-from cerulea.flows.complete import Completion, begin
-from cerulea.flows.grammars import check_grammar
+from cerulea.flows.complete import Completion
 from cerulea.flows.prompts import encode
 from cerulea.flows.serving import Gateway, Served
 from cerulea.people import Caller
+from cerulea.text.chat import Spelt
 from cerulea.text.tools import SHOWN, ToolCall
 
 router = APIRouter(tags=["openai"], dependencies=[Depends(whole_characters)])
@@ -61,21 +63,21 @@ async def create_chat_completion(body: ChatIn, caller: Uses, gateway: Through, o
 
 async def _begin(body: ChatIn, caller: Caller, gateway: Gateway) -> Completion:
     served = await open_model(gateway, caller, body.model)
-    text, ends = _write(served, body)
-    (ids,) = await encode(served, [text])
+    written, ends, spelt = _write(served, body)
+    (ids,) = await encode(served, [written], spelt.show)
     most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     sampling = await sampling_of(served, body, served.context if most is None else most, ends)
     if _is_forced(body):
         with about("tool_choice"):
             named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else ""
             grammar = call_grammar(_plain(body.tools), named)
-            await check_grammar(served, grammar)
+            await served.grammars.check(grammar)
         sampling = dataclasses.replace(sampling, grammar=grammar)
     with about("messages"):
         ask = Ask(
             id=f"chatcmpl-{secrets.token_hex(12)}",
             endpoint="chat/completions",
-            prompts=(Prompt(ids=tuple(ids) or (served.tokenizer.begin_of_text,), text=text),),
+            prompts=(Prompt(ids=tuple(ids) or (served.tokenizer.begin_of_text,), text=spelt.show(written)),),
             sampling=with_logprobs(sampling, (body.top_logprobs or 0) if body.logprobs else -1, echo=False),
             fill=most is None or bool(body.fit_context),
             best_of=body.n or 1,
@@ -114,8 +116,8 @@ def _offers(body: ChatIn) -> bool:
     return bool(body.tools) and body.tool_choice != "none"
 
 
-def _write(served: Served, body: ChatIn) -> tuple[str, tuple[int, ...]]:
-    """The conversation as the model reads it, and the ids that end a turn of it."""
+def _write(served: Served, body: ChatIn) -> tuple[str, tuple[int, ...], Spelt]:
+    """The conversation as the model reads it, the ids that end a turn of it, and what is hidden in it."""
     template, specials = served.template, served.tokenizer.specials
     if template is None:
         raise About(
@@ -132,9 +134,12 @@ def _write(served: Served, body: ChatIn) -> tuple[str, tuple[int, ...]]:
     with about("messages"):
         messages = [_turn(message) for message in body.messages]
         tools = _plain(body.tools) if _offers(body) else None
-        text = template.render(messages, tools=tools, add_generation_prompt=True)
+        spelt = Spelt(specials, json.dumps([messages, tools], ensure_ascii=False))
+        text = template.render(
+            [spelt.hide(one) for one in messages], tools=tools and spelt.hide(tools), add_generation_prompt=True
+        )
     ends = (*getattr(template, "stop_tokens", ()), *TURN_ENDS)
-    return text, tuple(specials[name] for name in ends if name in specials)
+    return text, tuple(specials[name] for name in ends if name in specials), spelt
 
 
 def _turn(message: Message) -> dict[str, Any]:

@@ -90,6 +90,7 @@ class Used(Out):
     trained_tokens: int
     prompt_tokens: int
     completion_tokens: int
+    agent_steps: int
     device_ms: int
 
 
@@ -255,8 +256,9 @@ class EstimateOut(Out):
     fund: str
     device: str
     processes: int
-    parameters: int
+    parameters: int | None = Field(description="Null for an agent: what its game shows decides.")
     tokens: int | None
+    agent_steps: int | None
     per_hour: Money
     low_s: float | None
     high_s: float | None
@@ -374,6 +376,7 @@ def estimate_out(found: Estimate) -> EstimateOut:
         processes=found.processes,
         parameters=found.parameters,
         tokens=found.tokens,
+        agent_steps=found.agent_steps,
         per_hour=show(found.per_hour),
         low_s=found.low_s,
         high_s=found.high_s,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from cerulea.cli.lines import put, waiting
+from cerulea.cli.lines import put, tell_loading, waiting
 from cerulea.cli.options import Home, Json, ModelName
 from cerulea.cli.reach import Url, client_of
 from cerulea.core.errors import CeruleaError, Invalid, NoChatTemplate, PromptTooLong
@@ -55,9 +55,12 @@ def chat(
 ) -> None:
     """Talk with a model in the terminal; /help lists what else can be typed."""
     with client_of(context, home, url) as client:
+        client.write.on_loading = tell_loading
         talk = Talk(client, model, system, {"max_tokens": max_tokens, "temperature": temperature})
         typed = sys.stdin.isatty() and not as_json
         if typed:
+            with waiting(f"{model} {LOADING}"):
+                client.write.open(model)
             print(f"{model}: /help for what can be typed, Ctrl-D to leave", flush=True)
         for line in _lines(typed):
             if line.startswith("/"):

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from cerulea.compute.launcher import die_with_parent
+from cerulea.core.parent import die_with_parent
 
 if TYPE_CHECKING:
     from cerulea.core.settings import Settings
@@ -35,7 +35,7 @@ def main() -> int:
         return _take_part(assignment, settings)
     link = Link(RemoteDesk(first["url"], assignment.token), assignment)
     link.start()
-    from cerulea.cli.view import TrainView
+    from cerulea.cli.view import view_of
     from cerulea.core.errors import CeruleaError
     from cerulea.flows.launch import together
     from cerulea.flows.perform import perform
@@ -43,7 +43,7 @@ def main() -> int:
 
     try:
         processes = together(assignment.slots, module="cerulea.cli.job", words=(), first_line=line)
-        with processes, TrainView(as_json=False) as view:
+        with processes, view_of(assignment.kind, as_json=False) as view:
             for event in perform(link, settings, began=BEGAN, signal_means="drain", report=view.report):
                 if not isinstance(event, Ending):
                     view.handle(event)

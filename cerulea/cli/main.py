@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,10 +17,10 @@ import typer
 from typer import Argument, Option
 
 from cerulea import __version__
-from cerulea.cli import chat, jobs, models, people, up, usage
+from cerulea.cli import chat, jobs, models, people, playing, up, usage
 from cerulea.cli import fund as money
 from cerulea.cli.chat import LOADING
-from cerulea.cli.lines import put, waiting
+from cerulea.cli.lines import put, tell_loading, waiting
 from cerulea.cli.options import Home, Json, ModelName, settings_of
 from cerulea.cli.reach import Url, client_of
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
@@ -41,7 +42,7 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(up.worker)
 app.command()(chat.chat)
-for story in (*jobs.COMMANDS, *models.COMMANDS, usage.usage):
+for story in (*jobs.COMMANDS, *models.COMMANDS, *playing.COMMANDS, usage.usage):
     app.command()(story)
 for word, part in (("fund", money.app), ("team", people.teams), ("person", people.persons), ("key", people.keys)):
     app.add_typer(part, name=word)
@@ -77,7 +78,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What this machine can do, measured once and kept."""
-    from cerulea.cli.view import show_machine
+    from cerulea.cli.tables import show_machine
     from cerulea.flows.machine import know_machine
 
     machine, _ = know_machine(settings_of(context, home), again=again)
@@ -100,14 +101,14 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model from a recipe."""
-    from cerulea.cli.view import TrainView
+    from cerulea.cli.view import view_of
     from cerulea.flows.launch import together
     from cerulea.train.recipe import read_recipe
 
     settings = settings_of(context, home)
     changes = [*(set_ or []), *([f'name="{name}"'] if name else [])]
     plan = read_recipe(recipe, changes=changes, data=data)
-    with together(processes) as leads, TrainView(as_json=as_json, quiet=not leads) as view:
+    with together(processes) as leads, view_of(plan.kind, as_json=as_json, quiet=not leads) as view:
         from cerulea.flows.here import train_here
 
         for event in train_here(
@@ -125,11 +126,15 @@ def evaluate(
     field: Annotated[str, Option(help="Text field of .jsonl and .parquet files.")] = "text",
     stride: Annotated[int | None, Option(help="Tokens newly scored per window; the context by default.")] = None,
     limit: Annotated[int | None, Option(help="Only the first examples of each task.")] = None,
+    n: Annotated[int, Option(help="Of an agent: matches against each opponent.")] = 100,
+    seed: Annotated[int, Option(help="Of an agent: decides the matches.")] = 1,
+    exploit: Annotated[bool, Option("--exploit", help="Of an agent: train an exploiter against it, and tell.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Score files in bits per byte and perplexity, or run a suite."""
-    from cerulea.cli.view import show_score, show_tasks
+    """Score files in bits per byte and perplexity, or run a suite; let an agent play bots and its own past."""
+    from cerulea.cli.tables import show_judged, show_score, show_tasks
+    from cerulea.flows.model_folders import find_model
     from cerulea.flows.show import evaluate_files, evaluate_suite
 
     if suite:
@@ -138,6 +143,19 @@ def evaluate(
         put({"model": model, "suite": suite, "tasks": tasks}) if as_json else show_tasks(suite, tasks)
         return
     if not data:
+        with platform_of(context, home) as platform:
+            if find_model(platform, model).plays:
+                from cerulea.flows.judging import evaluate_agent
+
+                with waiting(f"{model} plays") as status:
+
+                    def report(what: str, done: int, total: int) -> None:
+                        if status is not None:
+                            status.update(f"{model}: {what}, {done:,} of {total:,}")
+
+                    judged = evaluate_agent(platform, model, n=n, seed=seed, exploit=exploit, report=report)
+                put(judged) if as_json else show_judged(judged)
+                return
         raise Invalid("Nothing to score.", fix="Name files (--data FILE) or a suite (--suite hellaswag --data FILE).")
     with platform_of(context, home) as platform:
         score = evaluate_files(platform, model, data, field=field, stride=stride)
@@ -168,19 +186,25 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Let a model write."""
-    from cerulea.cli.view import show_text
+    from cerulea.cli.tables import show_text
 
     text = sys.stdin.read() if prompt == "-" else prompt
     how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "n": n}
     with client_of(context, home, url) as client, waiting(f"{model} {LOADING}"):
+        client.write.on_loading = tell_loading
         written = client.write.texts(model, text, add_special_tokens=True, fit_context=True, **how)
     for i, one in enumerate(written):
         if as_json:
             ids = list(one.token_ids)
             counts = {"prompt_tokens": one.prompt_tokens, "completion_tokens": len(ids)}
-            put({"text": one.text, **counts, "token_ids": ids})
+            ending = {"finish_reason": one.finish, **({"stop_detail": one.detail} if one.detail else {})}
+            put({"text": one.text, **counts, "token_ids": ids, **ending})
         else:
             show_text(i, n, text, one.text)
+    for detail, where in (("context", "the model's context does"), ("budget", "the money does")):
+        if (cut := sum(one.detail == detail for one in written)) and len(written[0].token_ids) < max_tokens:
+            which = "The text ends" if n == 1 else f"{cut} of {n} texts end"
+            print(f"{which} where {where}, before {max_tokens:,} tokens.", file=sys.stderr)
 
 
 @app.command("import")
@@ -208,11 +232,11 @@ def export(
     context: typer.Context,
     model: ModelName,
     folder: Annotated[Path, Argument(metavar="DIR", help="A new folder.")],
-    format_: Annotated[str, Option("--format", help="hf or cerulea.")] = "hf",
+    format_: Annotated[str, Option("--format", help="hf, cerulea, or for an agent onnx.")] = "hf",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model to a folder that transformers (hf) or another Cerulea can load."""
+    """Write a model to a folder that transformers (hf), another Cerulea or onnxruntime (onnx) can load."""
     from cerulea.flows.models import export_model
 
     with platform_of(context, home) as platform:
@@ -276,7 +300,19 @@ def run() -> None:
         _refuse(CommandInvalid(str(error.format_message()), fix=f"See: {words} --help"), as_json)
 
 
+def _command_of(words: Sequence[str]) -> str:
+    """The command among what was typed: `cerulea fund draw`."""
+    command, path = typer.main.get_command(app), ["cerulea"]
+    for word in words:
+        if (found := getattr(command, "commands", {}).get(word)) is not None:
+            command = found
+            path.append(word)
+    return " ".join(path)
+
+
 def _refuse(error: CeruleaError, as_json: bool) -> None:
+    if "/openapi.json" in error.fix:  # which is for programs that speak HTTP
+        error.fix = f"See: {_command_of(sys.argv[1:])} --help"
     if as_json:
         put({"event": "error", **error.as_json()})
     print(f"{error.code}: {error.what}", file=sys.stderr)

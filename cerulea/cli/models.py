@@ -31,7 +31,7 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List models."""
-    from cerulea.cli.view import show_models
+    from cerulea.cli.tables import show_models
     from cerulea.flows.model_folders import list_models
     from cerulea.flows.platform import open_platform
 
@@ -62,7 +62,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """All that is known of a model or a run."""
-    from cerulea.cli.view import show_known
+    from cerulea.cli.tables import show_known
 
     if is_elsewhere(context, home, url):
         with client_of(context, home, url) as client:
@@ -89,7 +89,7 @@ def alias(
     as_json: Json = False,
 ) -> None:
     """Give a version of a model an alias, or show when it had which."""
-    from cerulea.cli.view import show_moves
+    from cerulea.cli.tables import show_moves
     from cerulea.flows.platform import open_platform
 
     if is_elsewhere(context, home, url):

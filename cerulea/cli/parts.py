@@ -7,6 +7,7 @@ process that started them.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import signal
 import socket
@@ -18,8 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cerulea.compute.launcher import ProcessLauncher, die_with_parent
+from cerulea.compute.launcher import ProcessLauncher
+from cerulea.core.parent import die_with_parent
 from cerulea.core.settings import Settings, read_settings
+
+SWITCH_S = 0.0005  # after which a thread of the server lets another one go on
 
 
 class _Asked:
@@ -42,6 +46,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     import uvicorn
 
     from cerulea.api.app import create_app
+    from cerulea.api.door import door_of
     from cerulea.flows.conduct import say_open
     from cerulea.flows.host import gateway_of
     from cerulea.flows.platform import open_platform
@@ -72,6 +77,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
             await gateway.idle()
             await super().shutdown(sockets)
             self.loading.cancel()
+            await asyncio.to_thread(app.state.matches.close)
             await gateway.close()
 
     closed = threading.Event()
@@ -87,17 +93,29 @@ def serve(settings: Settings, host: str, port: int) -> None:
                 say(f"the server cannot write to the database: {error}")
             closed.wait(1.0)
 
+    # The event loop gives up Python's lock at each call of a socket. With many threads at the database it would get it
+    # back after 5 ms, Python's default, each time.
+    sys.setswitchinterval(SWITCH_S)
     with open_platform(settings) as platform:
         gateway = gateway_of(platform)
         # h11 ends a request whose head has more than 64 KiB; httptools, where it is installed, would keep all of it.
         app = create_app(platform, gateway=gateway)
-        config = uvicorn.Config(app, host=host, port=port, http="h11", log_level="warning", access_log=False)
+        door = door_of(app)
+        config = uvicorn.Config(app, host=host, port=port, http=door, ws=_websockets(), **QUIET)
         config.timeout_graceful_shutdown = 3
         # `up` says early that it stops, while its workers still save and need us.
         signal.signal(signal.SIGUSR1, lambda number, frame: setattr(gateway, "draining", True))
         Server(config).run()
         closed.set()
         platform.people.note_uses()
+
+
+QUIET: dict[str, Any] = {"log_level": "warning", "access_log": False}
+
+
+def _websockets() -> Any:
+    """What speaks to browsers that watch matches, where it is installed (`games`)."""
+    return "websockets-sansio" if importlib.util.find_spec("websockets") else "none"
 
 
 def conduct(settings: Settings) -> None:

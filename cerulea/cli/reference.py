@@ -24,7 +24,7 @@ import typer.main
 from cerulea.cli.main import app
 from cerulea.core.errors import CeruleaError
 from cerulea.core.settings import Settings
-from cerulea.train.recipe import TextRecipe
+from cerulea.train.recipe import KINDS_OF_RUN
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 WRITTEN = "<!-- Written by `make docs` from {source}; change it there. -->\n"
@@ -185,15 +185,21 @@ def recipes_page() -> str:
         "the nearest known one. `--set table.key=value` changes a key for one run, in TOML's notation:\n"
         "`--set train.steps=100 --set 'data.valid=[\"held-out.txt\"]'`.\n",
     ]
-    hints = typing.get_type_hints(TextRecipe)
-    tables = [spec for spec in dataclasses.fields(TextRecipe) if dataclasses.is_dataclass(hints[spec.name])]
-    top = [spec for spec in dataclasses.fields(TextRecipe) if spec not in tables]
-    parts += ["## At the top\n", _keys_table(top, hints)]
+    for word, kind in KINDS_OF_RUN.items():
+        parts += [f'# Recipes of kind "{word}"\n', f"{_first_line(kind)}\n", *_recipe_tables(kind, word)]
+    return "\n".join(parts)
+
+
+def _recipe_tables(recipe: type, word: str) -> Iterator[str]:
+    """The keys of one kind of recipe, table by table."""
+    hints = typing.get_type_hints(recipe)
+    specs: list[Any] = list(dataclasses.fields(recipe))
+    tables = [spec for spec in specs if dataclasses.is_dataclass(hints[spec.name])]
+    yield from (f"## {word}: at the top\n", _keys_table([spec for spec in specs if spec not in tables], hints))
     for table in tables:
         kind = hints[table.name]
-        parts += [f"## [{table.name}]\n", f"{_first_line(kind)}\n"]
-        parts.append(_keys_table(list(dataclasses.fields(kind)), typing.get_type_hints(kind)))
-    return "\n".join(parts)
+        yield from (f"## {word}: [{table.name}]\n", f"{_first_line(kind)}\n")
+        yield _keys_table(list(dataclasses.fields(kind)), typing.get_type_hints(kind))
 
 
 def _keys_table(specs: list[Any], hints: dict[str, Any]) -> str:
@@ -205,6 +211,8 @@ def _keys_table(specs: list[Any], hints: dict[str, Any]) -> str:
 
 
 def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is dict:
+        return "table"
     if typing.get_origin(hint) is list:
         inner = _type_name(typing.get_args(hint)[0])
         return "list of " + (inner.replace("list of", "lists of", 1) if inner.startswith("list") else f"{inner}s")

@@ -29,8 +29,9 @@ from typer import Option
 
 from cerulea.cli.lines import put
 from cerulea.cli.options import Home, Json, settings_of
-from cerulea.compute.launcher import PARENT, give
+from cerulea.compute.launcher import give
 from cerulea.core.errors import CommandInvalid, Conflict, KeyUnknown, Unreachable
+from cerulea.core.parent import PARENT
 from cerulea.core.settings import Settings
 
 READY_S = 60.0

@@ -1,6 +1,8 @@
-"""What a person sees: a live view of training, and tables. Numbers become text here and nowhere before.
+"""What a person sees of a run: JSON lines, plain lines, or a live panel on a terminal. Numbers become text here.
 
+In:      what a run yields (`flows.story.Event`), and at its end Done.
 Kept:    with `--json` one object per line and nothing else; without a terminal plain lines, few enough to read.
+Not here: games (`view_play`), tables (`tables`).
 """
 
 from __future__ import annotations
@@ -10,9 +12,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -22,38 +23,57 @@ from rich.table import Table
 from rich.text import Text
 
 from cerulea.cli.lines import put
-from cerulea.core.values import Checkpoint, Evaluation, Progress
+from cerulea.core.values import Checkpoint, Evaluation, PlayProgress, Progress
 
 if TYPE_CHECKING:
     from cerulea.flows.here import Done
-    from cerulea.flows.train import Event, Started
+    from cerulea.flows.story import Event, Started
 
 LINE_S = 5.0  # seconds between plain progress lines
 BARS = "▁▂▃▄▅▆▇█"
 
 
-class TrainView:
-    """Shows what a run yields: JSON lines, plain lines, or a live panel on a terminal."""
+def view_of(kind: str, *, as_json: bool, quiet: bool = False) -> RunView:
+    """The view of a kind of recipe."""
+    if kind == "selfplay":
+        from cerulea.cli.view_play import PlayView
+
+        return PlayView(as_json=as_json, quiet=quiet)
+    return TextView(as_json=as_json, quiet=quiet)
+
+
+class RunView:
+    """What views of all kinds of runs share; a kind fills in its lines and its panel."""
+
+    names: ClassVar[dict[str, str]] = {"Evaluation": "eval", "PlayProgress": "progress"}  # of events, in JSON
 
     def __init__(self, *, as_json: bool, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
         self.console = Console()
         self.live: Live | None = None
         self.title = "training"
-        self.last: Progress | None = None
-        self.evaluations: list[Evaluation] = []
-        self.losses: list[float] = []
-        self.saved = ""
+        self.saved = self.spent = ""
+        self.facts: dict[str, Any] = {}
         self.printed_at = self.reported_at = 0.0
-        self.first: Progress | None = None
+        self.first: tuple[float, float] | None = None  # (elapsed_s, fraction) of the first step seen
 
-    def __enter__(self) -> TrainView:
+    def __enter__(self) -> RunView:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the panel away."""
         if self.live is not None:
             self.live.stop()
             self.live = None
+
+    def open(self) -> None:
+        """Show the panel, where there is a terminal."""
+        if not self.as_json and sys.stdout.isatty():
+            self.live = Live(self.panel(), console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
 
     def report(self, what: str, done: int, total: int) -> None:
         """Progress of what comes before the first step."""
@@ -71,18 +91,29 @@ class TrainView:
         kind = type(event).__name__
         if self.as_json:
             self._json(kind, event)
-            return
-        match event:
-            case Progress():
-                self._progress(event)
-            case Evaluation():
-                self._evaluation(event)
-            case Checkpoint():
-                self.saved = f"step {event.step:,}"
-                if self.live is None:
-                    print(f"saved   step {event.step:,} to {event.folder}", flush=True)
-            case _:
-                self._other(kind, event)
+        elif kind == "Note":
+            self.say(f"note: {event.text}")  # type: ignore[union-attr]
+        elif kind == "Started":
+            self._begin(event)  # type: ignore[arg-type]
+        elif kind == "Done":
+            self.close()
+            self.end(event)  # type: ignore[arg-type]
+        elif kind == "Spent":
+            self.spent = event.amount  # type: ignore[union-attr]
+        elif isinstance(event, Checkpoint):
+            self.save(event.step, str(event.folder))
+        else:
+            self.step(event)
+
+    def say(self, text: str) -> None:
+        """One line, above the panel where there is one."""
+        (self.live.console if self.live else self.console).print(text, markup=False, highlight=False)
+
+    def save(self, step: int, where: str = "") -> None:
+        """A checkpoint was written."""
+        self.saved = f"step {step:,}"
+        if self.live is None:
+            print(f"saved   step {step:,}{f' to {where}' if where else ''}", flush=True)
 
     def _json(self, kind: str, event: Any) -> None:
         if kind == "Checkpoint":
@@ -103,65 +134,125 @@ class TrainView:
                     "run": event.run,
                     "folder": str(event.folder),
                     "parameters": event.parameters,
-                    "train_tokens": event.train_tokens,
-                    "valid_bytes": event.valid_bytes,
+                    **event.facts,
                     "execution": event.execution.as_json(),
                 }
             )
-        else:
-            names = {"Evaluation": "eval"}
-            put({"event": names.get(kind, kind.lower()), **asdict(event)})
-
-    # -- plain lines and the live panel -------------------------------------------------------------
-
-    def _other(self, kind: str, event: Any) -> None:
-        if kind == "Note":
-            (self.live.console if self.live else self.console).print(f"note: {event.text}", markup=False)
-        elif kind == "Started":
-            self._begin(event)
         elif kind == "Done":
-            self._end(event)
+            values = asdict(event)
+            put({"event": "done", **values.pop("score"), **values})
+        elif kind not in ("Seen", "Spent"):  # for eyes alone
+            put({"event": self.names.get(kind, kind.lower()), **asdict(event)})
 
     def _begin(self, started: Started) -> None:
-        self.title = started.recipe.name
+        self.title, self.facts = started.recipe.name, started.facts
         how = started.execution
         compiled = ", compiled" if how.compile else ""
         print(
-            f"{started.recipe.name}: {started.parameters:,} parameters, {started.train_tokens:,} tokens to train on, "
-            f"{started.valid_bytes:,} bytes held out\n"
+            f"{started.recipe.name}: {started.parameters:,} parameters, {self.ground(started)}\n"
             f"{how.device}, {how.precision}{compiled}, {how.threads} threads ({how.why})\n"
             f"run {started.run}{' (resumed)' if started.resumed else ''}",
             flush=True,
         )
-        if sys.stdout.isatty():
-            self.live = Live(self._panel(), console=self.console, refresh_per_second=4, transient=True)
-            self.live.start()
+        self.open()
 
-    def _progress(self, progress: Progress) -> None:
-        self.last, self.first = progress, self.first or progress
-        self.losses.append(progress.loss)
+    def refresh(self, progress: Progress | PlayProgress) -> bool:
+        """Take note of a step; true where a plain line is due, while the panel is drawn anew by itself."""
+        self.first = self.first or (progress.elapsed_s, progress.fraction)
         now = time.monotonic()
-        if progress.skipped:
-            (self.live.console if self.live else self.console).print(
-                f"skipped step {progress.step:,}: {progress.skipped}", markup=False
-            )
         if self.live is not None:
             if now - self.printed_at > 0.25:
                 self.printed_at = now
-                self.live.update(self._panel())
-        elif now - self.printed_at > LINE_S or progress.step == 1:
-            self.printed_at = now
+                self.live.update(self.panel())
+            return False
+        due = now - self.printed_at > LINE_S or progress.step == 1
+        self.printed_at = now if due else self.printed_at
+        return due
+
+    def left(self, progress: Progress | PlayProgress) -> str:
+        """How long the rest will take, by the pace so far."""
+        if progress.fraction >= 1:
+            return "0 s"
+        # From the first step on: what came before it does not repeat itself.
+        if self.first is None or progress.fraction <= self.first[1]:
+            return "some time"
+        pace = (progress.elapsed_s - self.first[0]) / (progress.fraction - self.first[1])
+        return duration(pace * (1 - progress.fraction))
+
+    def closing(self, done: Done) -> None:
+        """The lines that end every run."""
+        print(f"cost:   {done.cost} from fund {done.fund}")
+        if done.model_step != done.step:
+            print(f"kept:   the model of step {done.model_step:,}, which scored best")
+        if done.stop_reason.startswith("SIG"):
+            print("go on:  the same command with --resume")
+        print(f"next:   {self.next_command(done.model)}")
+
+    # -- what a kind fills in ------------------------------------------------------------------------
+
+    def ground(self, started: Started) -> str:
+        """What is trained on, in a few words."""
+        raise NotImplementedError
+
+    def step(self, event: Any) -> None:
+        """Show a step, or what was measured."""
+        raise NotImplementedError
+
+    def panel(self) -> Panel:
+        """The live panel."""
+        raise NotImplementedError
+
+    def end(self, done: Done) -> None:
+        """Say what came out."""
+        raise NotImplementedError
+
+    def scored(self, result: dict[str, Any]) -> str:
+        """How good a job's model is, in a few words; nothing where nobody measured."""
+        raise NotImplementedError
+
+    def next_command(self, model: str) -> str:
+        """What a person may want to type next."""
+        raise NotImplementedError
+
+
+class TextView(RunView):
+    """The view of a language model's run."""
+
+    def __init__(self, *, as_json: bool, quiet: bool = False) -> None:
+        super().__init__(as_json=as_json, quiet=quiet)
+        self.last: Progress | None = None
+        self.evaluations: list[Evaluation] = []
+        self.losses: list[float] = []
+
+    def ground(self, started: Started) -> str:
+        """Tokens and bytes."""
+        facts = started.facts
+        return f"{facts['train_tokens']:,} tokens to train on, {facts['valid_bytes']:,} bytes held out"
+
+    def step(self, event: Any) -> None:
+        """A step or an evaluation."""
+        if isinstance(event, Progress):
+            self._progress(event)
+        elif isinstance(event, Evaluation):
+            self._evaluation(event)
+
+    def _progress(self, progress: Progress) -> None:
+        self.last = progress
+        self.losses.append(progress.loss)
+        if progress.skipped:
+            self.say(f"skipped step {progress.step:,}: {progress.skipped}")
+        if self.refresh(progress):
             print(
                 f"step {progress.step:>6,}  loss {progress.loss:.4f}  {progress.tokens_per_s:>9,.0f} tokens/s  "
                 f"{progress.flops_utilization:4.0%} of peak  {progress.elapsed_s:6.1f} s  "
-                f"{self._left(progress)} left",
+                f"{self.left(progress)} left",
                 flush=True,
             )
 
     def _evaluation(self, evaluation: Evaluation) -> None:
         self.evaluations.append(evaluation)
         if self.live is not None:
-            self.live.update(self._panel())
+            self.live.update(self.panel())
             return
         print(
             f"scored  step {evaluation.step:,}: {evaluation.bits_per_byte:.4f} bits per byte "
@@ -171,22 +262,13 @@ class TrainView:
         if evaluation.sample:
             print(_indented(evaluation.sample), flush=True)
 
-    def _left(self, progress: Progress) -> str:
-        first = self.first
-        if progress.fraction >= 1:
-            return "0 s"
-        # From the first step on: what came before it does not repeat itself.
-        if first is None or progress.fraction <= first.fraction:
-            return "some time"
-        pace = (progress.elapsed_s - first.elapsed_s) / (progress.fraction - first.fraction)
-        return duration(pace * (1 - progress.fraction))
-
-    def _panel(self) -> Panel:
+    def panel(self) -> Panel:
+        """Loss, speed and held-out scores."""
         rows = Table.grid(padding=(0, 2))
         if (p := self.last) is not None:
             width = max(20, min(80, shutil.get_terminal_size().columns - 24))
             rows.add_row("done", ProgressBar(total=1.0, completed=p.fraction, width=width))
-            rows.add_row("step", f"{p.step:,}   {p.tokens:,} tokens   {self._left(p)} left")
+            rows.add_row("step", f"{p.step:,}   {p.tokens:,} tokens   {self.left(p)} left")
             rows.add_row("loss", f"{p.loss:.4f} nats per token   rate {p.learning_rate:.2f}")
             rows.add_row("", Text(curve(self.losses, width), style="cyan"))
             rows.add_row(
@@ -207,28 +289,30 @@ class TrainView:
             parts.append(Text("\n" + self.evaluations[-1].sample[:600], style="italic"))
         return Panel(Group(*parts), title=self.title, border_style="blue")
 
-    def _end(self, done: Done) -> None:
-        if self.live is not None:
-            self.live.stop()
-            self.live = None
-            if self.evaluations and self.evaluations[-1].sample:
-                print(_indented(self.evaluations[-1].sample))
+    def end(self, done: Done) -> None:
+        """The score before and after."""
+        if self.evaluations and self.evaluations[-1].sample and sys.stdout.isatty():
+            print(_indented(self.evaluations[-1].sample))
         before = (
             f" (before training {self.evaluations[0].bits_per_byte:.4f})"
             if self.evaluations and self.evaluations[0].step == 0
             else ""
         )
-        score = f"{done.bits_per_byte:.4f} bits per byte{before}" if done.bits_per_byte is not None else "not scored"
+        score = self.scored(done.score)
         print(
-            f"done: {done.model}@{done.version}, {score}, {done.step:,} steps, "
+            f"done: {done.model}@{done.version}, {f'{score}{before}' if score else 'not scored'}, {done.step:,} steps, "
             f"{done.usage.trained_tokens:,} tokens in {duration(done.train_s)}; stopped by {done.stop_reason}"
         )
-        print(f"cost:   {done.cost} from fund {done.fund}")
-        if done.model_step != done.step:
-            print(f"kept:   the model of step {done.model_step:,}, which scored best")
-        if done.stop_reason.startswith("SIG"):
-            print("go on:  the same command with --resume")
-        print(f"next:   {command()} sample {done.model} --n 3")
+        self.closing(done)
+
+    def scored(self, result: dict[str, Any]) -> str:
+        """Bits per byte."""
+        bits = result.get("bits_per_byte")
+        return f"{bits:.4f} bits per byte" if bits is not None else ""
+
+    def next_command(self, model: str) -> str:
+        """Let it write."""
+        return f"{command()} sample {model} --n 3"
 
 
 def command() -> str:
@@ -261,100 +345,3 @@ def curve(values: list[float], width: int) -> str:
 
 def _indented(text: str) -> str:
     return "\n".join(f"    | {line}" for line in text.split("\n"))
-
-
-# -- tables ------------------------------------------------------------------------------------------
-
-
-def show_machine(values: dict[str, Any]) -> None:
-    """`cerulea doctor` for a person."""
-    print(
-        f"{values['device']}: {values['cores']} cores, {values['threads']} threads, "
-        f"{values['memory_bytes'] / 2**30:.1f} GiB of memory"
-    )
-    print(
-        f"matrix products   fp32 {values['matmul_fp32_gflops']:,.0f} GFLOP/s   "
-        f"bf16 {values['matmul_bf16_gflops']:,.0f} GFLOP/s"
-    )
-    print(f"memory reads      {values['memory_read_gb_per_s']:.1f} GB/s")
-    for gpu in values["gpus"]:
-        print(f"gpu               {gpu['name']}, {gpu['memory_bytes'] / 2**30:.0f} GiB")
-    print(f"training begins with {values['precision']}; each run probes its own shape where there is a choice")
-
-
-def show_score(values: dict[str, Any]) -> None:
-    """`cerulea eval` for a person."""
-    print(
-        f"{values['bits_per_byte']:.4f} bits per byte, perplexity {values['perplexity']:.3f} "
-        f"({values['loss']:.4f} nats per token), {values['tokens']:,} tokens, {values['bytes']:,} bytes"
-    )
-
-
-def show_tasks(suite: str, tasks: dict[str, dict[str, Any]]) -> None:
-    """A suite's results; what is missing is named."""
-    table = Table(title=suite)
-    table.add_column("task")
-    table.add_column("result")
-    for name, metrics in tasks.items():
-        cells = [f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items()]
-        table.add_row(name, "\n".join(cells))
-    Console().print(table)
-
-
-def show_text(number: int, of: int, prompt: str, text: str) -> None:
-    """One sample."""
-    if of > 1:
-        print(f"--- {number + 1} of {of}")
-    print(f"{prompt}{text}")
-
-
-def show_models(found: Sequence[dict[str, Any]]) -> None:
-    """`cerulea models` for a person."""
-    if not found:
-        print(f"No models yet. Train one: {command()} train recipes/quickstart.toml")
-        return
-    table = Table()
-    for column in ("model", "aliases", "preset", "parameters", "context", "bits per byte", "trained tokens"):
-        table.add_column(column, justify="left" if column in ("model", "aliases", "preset") else "right")
-    for model in found:
-        bits = model.get("bits_per_byte")
-        table.add_row(
-            f"{model['model']}@{model['version']}",
-            "retired" if model["retired"] else " ".join(model["aliases"]),
-            str(model.get("preset", "")),
-            f"{model.get('parameters', 0):,}",
-            f"{model.get('context', 0):,}",
-            f"{bits:.4f}" if bits is not None else "-",
-            f"{model.get('trained_tokens', 0):,}",
-        )
-    Console().print(table)
-
-
-def show_moves(moves: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Moves of aliases, one a line."""
-    for move in moves:
-        if as_json:
-            put(move)
-            continue
-        before, after = (f"{move['model']}@{n}" if n else "nothing" for n in (move["before"], move["after"]))
-        print(f"{move['at']}  {move['model']}:{move['alias']}  {before} -> {after}  by {move['actor']}")
-
-
-def show_known(known: dict[str, Any], depth: int = 0) -> None:
-    """`cerulea show` for a person: keys and values, evaluations as a table."""
-    for name, value in known.items():
-        pad = "  " * depth
-        if depth == 0 and value is None:
-            continue
-        if isinstance(value, dict):
-            print(f"{pad}{name}:")
-            show_known(value, depth + 1)
-        elif name == "evaluations" and value:
-            print(f"{pad}evaluations:")
-            for line in value:
-                print(
-                    f"{pad}  step {line['step']:>7,}  {line['bits_per_byte']:.4f} bits per byte  "
-                    f"{line['elapsed_s']:.1f} s"
-                )
-        else:
-            print(f"{pad}{name}: {value}")

@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from rich.live import Live
-
 from cerulea.cli.lines import put
-from cerulea.cli.view import TrainView, command
-from cerulea.core.values import Evaluation, Progress
+from cerulea.cli.view import RunView, view_of
+from cerulea.core.values import Evaluation, PlayProgress, Progress
 
 if TYPE_CHECKING:
     from cerulea.client import Client
@@ -27,9 +25,10 @@ def watch_job(client: Client, job: str, *, as_json: bool) -> int:
     """
     from cerulea.cli.jobs import fate
 
-    view = JobView(as_json=as_json)
-    with view:
-        view.meet(client.jobs.get(job).name)
+    first = client.jobs.get(job)
+    with view_of(first.kind, as_json=as_json) as shown:
+        view = JobView(shown)
+        view.meet(first.name)
         for item in client.jobs.follow(job):
             if as_json:
                 put({"event": item.type, **item.data})
@@ -45,52 +44,47 @@ def watch_job(client: Client, job: str, *, as_json: bool) -> int:
     return fate(found)
 
 
-class JobView(TrainView):
+class JobView:
     """The view of a run, fed from afar."""
+
+    def __init__(self, view: RunView) -> None:
+        self.view = view
 
     def meet(self, title: str) -> None:
         """Begin to show."""
-        self.title = title
-        if not self.as_json and self.console.is_terminal:
-            self.live = Live(self._panel(), console=self.console, refresh_per_second=4, transient=True)
-            self.live.start()
+        self.view.title = title
+        self.view.open()
 
     def take(self, kind: str, data: dict[str, Any]) -> None:
         """Show one thing that the job told."""
         if kind == "job":
             what = data["after"] + (f" ({data['reason']})" if data["reason"] else "")
-            self._say(f"{data['at'][11:19]}  {what}{'  ' + data['detail'] if data['detail'] else ''}")
+            self.view.say(f"{data['at'][11:19]}  {what}{'  ' + data['detail'] if data['detail'] else ''}")
         elif kind == "metric":
             self._metric(data)
 
     def part(self, status: str, cost: str, fund: str, detail: str, result: dict[str, Any]) -> None:
         """Say how it ended."""
-        if self.live is not None:
-            self.live.stop()
-            self.live = None
+        self.view.close()
         model = f": {result['model']}@{result['version']}" if "model" in result else ""
-        bits = result.get("bits_per_byte")
-        print(f"{status}{model}{f', {bits:.4f} bits per byte' if bits is not None else ''}; cost {cost} from {fund}")
+        score = self.view.scored(result)
+        print(f"{status}{model}{f', {score}' if score else ''}; cost {cost} from {fund}")
         if detail:
             print(f"  {detail}")
         if "model" in result:
-            print(f"next:   {command()} sample {result['model']} --n 3")
+            print(f"next:   {self.view.next_command(result['model'])}")
 
     def _metric(self, data: dict[str, Any]) -> None:
         match data["event"]:
             case "progress":
-                self._progress(Progress(**_known(Progress, data)))
+                kind = PlayProgress if "agent_steps" in data else Progress
+                self.view.step(kind(**_known(kind, data)))
             case "eval":
-                self._evaluation(Evaluation(**_known(Evaluation, data)))
+                self.view.step(Evaluation(**_known(Evaluation, data)))
             case "checkpoint":
-                self.saved = f"step {data['step']:,}"
-                if self.live is None:
-                    print(f"saved   step {data['step']:,}", flush=True)
+                self.view.save(data["step"])
             case "note":
-                self._say(f"note: {data.get('text', '')}")
-
-    def _say(self, text: str) -> None:
-        (self.live.console if self.live else self.console).print(text, markup=False, highlight=False)
+                self.view.say(f"note: {data.get('text', '')}")
 
 
 def _known(kind: type, data: dict[str, Any]) -> dict[str, Any]:

@@ -202,8 +202,9 @@ class Estimate:
     fund: str
     device: str
     processes: int
-    parameters: int
+    parameters: int | None
     tokens: int | None
+    agent_steps: int | None
     per_hour: str
     low_s: float | None
     high_s: float | None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from cerulea.core.errors import CeruleaError, Failed, restore
+from cerulea.core.errors import CeruleaError, Failed
+from cerulea.core.restoring import restore
 
 
 def error_of(status: int, content: bytes) -> CeruleaError:

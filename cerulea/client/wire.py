@@ -172,6 +172,7 @@ class InnerWire:
         self._http = httpx.AsyncClient(transport=transport, base_url="http://here")
         self._held.callback(lambda: self._wait(self._http.aclose()))
         self._held.callback(lambda: self._wait(self._app.state.gateway.close()))
+        self._held.callback(lambda: self._app.state.matches.close())
 
     def send(
         self, method: str, path: str, *, json: Any, params: Any, headers: dict[str, str], timeout_s: float
@@ -285,7 +286,7 @@ class Requests:
     """Requests over a wire that is opened when it is first needed."""
 
     def __init__(self, open_wire: Callable[[], Wire], *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._open, self._sleep = open_wire, sleep
+        self._open, self.sleep = open_wire, sleep
         self._wire: Wire | None = None
         self._lock = threading.Lock()
 
@@ -339,7 +340,7 @@ class Requests:
             except Unreachable:
                 if attempt == TRIES - 1:
                     raise
-                self._sleep(BACKOFF_S * 2**attempt)
+                self.sleep(BACKOFF_S * 2**attempt)
                 continue
             if answer.is_error:
                 raise error_of(answer.status_code, answer.content)

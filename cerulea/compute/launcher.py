@@ -11,15 +11,15 @@ Not here: what a child does (`flows.perform`), other machines (a Launcher of the
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+from cerulea.core.parent import PARENT
 
 # What a job may know of its surroundings. No CERULEA_KEY, no CERULEA_DATABASE_URL: it has neither keys nor books.
 ALLOWED = (
@@ -28,8 +28,6 @@ ALLOWED = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONWARNINGS"),
     *("CERULEA_HOME", "CERULEA_THREADS", "CERULEA_DEVICE", "CERULEA_BLOBS_URL", "CERULEA_DATA_ROOTS"),
 )
-PARENT = "CERULEA_PARENT"  # the process that a child must not outlive
-_PR_SET_PDEATHSIG = 1
 
 
 def environment(own: Mapping[str, str] = os.environ, **more: str) -> dict[str, str]:
@@ -38,19 +36,6 @@ def environment(own: Mapping[str, str] = os.environ, **more: str) -> dict[str, s
     cloud = {"az": "AZURE_", "s3": "AWS_"}.get(blobs.partition(":")[0])
     kept = {k: v for k, v in own.items() if k in ALLOWED or (cloud is not None and k.startswith(cloud))}
     return {**kept, **more}
-
-
-def die_with_parent(own: Mapping[str, str] = os.environ) -> None:
-    """Ask the kernel to kill this process when the one that started it ends, if that one asked for it.
-
-    Source: prctl(2), PR_SET_PDEATHSIG; elsewhere than on Linux nothing is done.
-    """
-    parent = own.get(PARENT, "")
-    if not parent or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it ended before we asked
-        os._exit(1)
 
 
 class Child(Protocol):

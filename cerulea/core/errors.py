@@ -17,9 +17,12 @@
     │   ├── GrammarInvalid         a JSON schema or grammar that nothing can meet
     │   ├── MoneyInvalid           an amount, a price or a date that cannot be
     │   ├── JobKindUnknown         a job of a kind that nobody runs
+    │   ├── ModelKindWrong         an agent where a language model is needed, or the other way round
+    │   ├── ActionIllegal          an action that the game forbids now
     │   ├── GameInvalid            a game that does not exist, or cannot be learned
     │   ├── ReplayInvalid          a replay that is damaged, or of another version of its game
     │   └── NotFound               no model, run, job, fund, team or file of that name
+    │       └── UnknownSeat          no such place in a match, or it is not yours
     ├── Failed                   1
     │   ├── FileTrouble            a file or folder cannot be read or written
     │   ├── CheckpointUnusable     no checkpoint in the folder verifies
@@ -42,6 +45,7 @@
     │       ├── RateLimited          a key's requests or tokens of this minute are used up
     │       ├── QueueFull            too much waits already
     │       └── NotReady             a model is being loaded, or the server is about to stop
+    │           └── ModelLoading       it is being loaded; whoever asks again finds it
     └── Conflict                 5: it clashes with what is there
         ├── ResumeMismatch         a checkpoint of another recipe, corpus or tokenizer
         │   └── ResumeDiffers        not the checkpoint that the platform knows
@@ -50,6 +54,8 @@
         ├── HoldClosed             a hold that was settled, voided or has expired
         ├── EdgeRefused            a job cannot go from its state to that one
         ├── LeaseStale             another attempt owns the job now
+        ├── SeatTaken              somebody else plays that place of a match
+        ├── ActionLate             an action for a step of a match that is over
         └── DatabaseNewer          the database was written by a newer version
 
 An error says what happened, why, and what to type next; its code never changes. `assert` is for
@@ -57,8 +63,6 @@ our own bugs and never for these. docs/errors.md is generated from this file.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 
 class CeruleaError(Exception):
@@ -184,10 +188,40 @@ class JobKindUnknown(Invalid):
     code = "E-JOB-003"
 
 
+class ModelKindWrong(Invalid):
+    """A model of another kind is needed: an agent plays games, a language model writes."""
+
+    code = "E-MODEL-003"
+
+
+class ActionIllegal(Invalid):
+    """A game forbids that action at this step."""
+
+    code = "E-MATCH-003"
+
+
+class GameInvalid(Invalid):
+    """A game that does not exist, cannot be made so, or cannot be learned."""
+
+    code = "E-GAME-002"
+
+
+class ReplayInvalid(Invalid):
+    """A replay is cut short, damaged, or of another version of its game."""
+
+    code = "E-GAME-004"
+
+
 class NotFound(Invalid):
     """Nothing of that name exists."""
 
     code = "E-NAME-001"
+
+
+class UnknownSeat(NotFound):
+    """A match has no such place, or it is not played by whoever asks."""
+
+    code = "E-MATCH-001"
 
 
 class Failed(CeruleaError):
@@ -220,22 +254,10 @@ class TrainingDiverged(Failed):
     code = "E-RUN-002"
 
 
-class GameInvalid(Invalid):
-    """A game that does not exist, cannot be made so, or cannot be learned."""
-
-    code = "E-GAME-002"
-
-
 class GameBroken(Failed):
     """A game does not keep the rules that players and trainers rely on."""
 
     code = "E-GAME-003"
-
-
-class ReplayInvalid(Invalid):
-    """A replay is cut short, damaged, or of another version of its game."""
-
-    code = "E-GAME-004"
 
 
 class ModelTooLarge(Failed):
@@ -346,6 +368,12 @@ class NotReady(Busy):
     code = "E-BUSY-004"
 
 
+class ModelLoading(NotReady):
+    """A model is being loaded: whoever asks again finds it there."""
+
+    code = "E-BUSY-005"
+
+
 class Conflict(CeruleaError):
     """It clashes with what is already there."""
 
@@ -395,23 +423,19 @@ class LeaseStale(Conflict):
     code = "E-JOB-002"
 
 
+class SeatTaken(Conflict):
+    """Somebody else plays that place of a match."""
+
+    code = "E-MATCH-002"
+
+
+class ActionLate(Conflict):
+    """An action came for a step that is over, or that has not come."""
+
+    code = "E-MATCH-004"
+
+
 class DatabaseNewer(Conflict):
     """The database was written by a newer version of Cerulea."""
 
     code = "E-STORE-001"
-
-
-def restore(values: Mapping[str, str]) -> CeruleaError:
-    """An error that crossed a wire (`as_json`), as the class it was: its code names that."""
-    texts = {name: str(values.get(name, "")) for name in ("what", "why", "fix")}
-    error, todo = CeruleaError(**texts), [CeruleaError]
-    while todo:
-        kind = todo.pop()
-        todo += kind.__subclasses__()
-        if kind.code == values.get("code"):
-            # Made without its own constructor, which may want other things.
-            error = kind.__new__(kind)
-            CeruleaError.__init__(error, **texts)
-            break
-    error.code = str(values.get("code", error.code))
-    return error

@@ -141,6 +141,16 @@ class Settings:
         return self.home / "models"
 
     @property
+    def replays(self) -> Path:
+        """Folder of matches that were kept, by team."""
+        return self.home / "replays"
+
+    @property
+    def results(self) -> Path:
+        """Folder of the results of matches, from which ratings are computed."""
+        return self.home / "results"
+
+    @property
     def shards(self) -> Path:
         """Folder of packed corpora and trained tokenizers."""
         return self.home / "shards"

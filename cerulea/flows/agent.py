@@ -24,7 +24,7 @@ from cerulea.core.clock import new_id
 from cerulea.core.errors import CeruleaError, LeaseStale, Unreachable
 from cerulea.jobs.protocol import Assignment, wire
 
-KINDS = ("text",)  # what the job process can run
+KINDS = ("text", "selfplay")  # what the job process can run
 POLL_S = 0.2
 ENLIST_S = 5.0
 COULD_NOT_TELL = 3  # exit code of a job that is well, but found nobody to say so to

@@ -7,6 +7,7 @@ Not here: who makes them (`flows.complete`), HTTP (`api`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -72,3 +73,16 @@ class Text:
     detail: str = ""
     embedding: tuple[float, ...] = ()
     ids: tuple[int, ...] = ()
+
+
+def joined(count: int, pieces: Iterable[Piece]) -> list[Text]:
+    """The texts, by index, that these pieces are all of."""
+    texts = [Text(index) for index in range(count)]
+    for piece in pieces:
+        whole = texts[piece.index]
+        whole.text += piece.text
+        whole.told += piece.told
+        whole.embedding += piece.embedding
+        whole.ids += piece.ids
+        whole.finish, whole.detail = piece.finish or whole.finish, piece.detail or whole.detail
+    return texts

@@ -2,7 +2,8 @@
 
 In:      who asks for what (`scope`), the caller's own key, a fingerprint of the request, and the work.
 Out:     the answer, as it was first given.
-Kept:    of equal requests, in one process or in several, one works. It works on when whoever asked hangs up: a caller
+Kept:    of equal requests, in one process or in several, one works, and what it pays commits together with its answer:
+         a process that dies leaves both or neither. It works on when whoever asked hangs up: a caller
          whose patience ended comes again for the same answer, and nothing is done or charged twice. Refusals and
          failures are not kept: nothing was given for them, and the next try may go better.
 Not here: writes that fit one transaction (`flows.once`), whose table this shares.
@@ -38,7 +39,35 @@ class Kept(NamedTuple):
     repeated: bool = False
 
 
-Work = Callable[[], Awaitable[Kept]]
+class Claim:
+    """The right to work for one key, until the answer is kept or another process has taken it over."""
+
+    def __init__(self, platform: Platform, scope: str, key: str) -> None:
+        self.platform, self.scope, self.key, self.name = platform, scope, key, new_id("claim")
+        self.kept = False
+
+    def keep(self, tx: Tx, answer: Kept) -> bool:
+        """Write the answer down; False where it is another one's to give."""
+        sql = f"UPDATE idempotency SET status = 200, response = :response, at = :now {_MINE}"
+        response = f"{answer.id}\n{answer.body}"
+        self.kept = bool(tx.run(sql, **self._values, response=response, now=self.platform.clock.now()))
+        return self.kept
+
+    def touch(self) -> None:
+        """Say that its process lives."""
+        sql, now = f"UPDATE idempotency SET at = :now {_MINE}", self.platform.clock.now()
+        self.platform.database.write(lambda tx: tx.run(sql, **self._values, now=now))
+
+    def release(self) -> None:
+        """Let the next one work."""
+        self.platform.database.write(lambda tx: tx.run(f"DELETE FROM idempotency {_MINE}", **self._values))
+
+    @property
+    def _values(self) -> dict[str, str]:
+        return {"scope": self.scope, "key": self.key, "claim": self.name}
+
+
+Work = Callable[[Claim], Awaitable[Kept]]  # keeps its answer by the claim, in the transaction that pays for it
 
 
 async def attach(gateway: Gateway, scope: str, key: str, fingerprint: str, work: Work) -> Kept:
@@ -46,13 +75,14 @@ async def attach(gateway: Gateway, scope: str, key: str, fingerprint: str, work:
 
     Raises:
         KeyReused: the key came before with another request.
+        NotReady: another process works, and this one is about to stop.
         CeruleaError: what the work raised; every one who waits here gets it.
     """
     check_key(key)
     name = (scope, key)
     first = name not in gateway.keyed
     if first:
-        task = asyncio.create_task(_work_once(gateway.platform, scope, key, fingerprint, work))
+        task = asyncio.create_task(_work_once(gateway, scope, key, fingerprint, work))
         gateway.keyed[name] = (fingerprint, task)
         task.add_done_callback(lambda done: _forget(gateway, name, done))
     theirs, task = gateway.keyed[name]
@@ -68,42 +98,48 @@ def _forget(gateway: Gateway, name: tuple[str, str], done: asyncio.Task[Kept]) -
         done.exception()  # whoever asked may be gone
 
 
-async def _work_once(platform: Platform, scope: str, key: str, fingerprint: str, work: Work) -> Kept:
-    claim = new_id("claim")
-    while (found := await asyncio.to_thread(_claim, platform, scope, key, fingerprint, claim)) != claim:
-        if isinstance(found, Kept):
-            return found
-        await asyncio.sleep(LOOK_S)
-    beating = asyncio.create_task(_beat(platform, scope, key, claim))
-    try:
-        answer = await work()
-        await asyncio.to_thread(_keep, platform, scope, key, claim, answer)
-        return answer
-    except BaseException:
-        await asyncio.to_thread(_release, platform, scope, key, claim)
-        raise
-    finally:
-        beating.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await beating
+async def _work_once(gateway: Gateway, scope: str, key: str, fingerprint: str, work: Work) -> Kept:
+    while True:
+        claim = Claim(gateway.platform, scope, key)
+        while (found := await asyncio.to_thread(_claim, claim, fingerprint)) is not claim:
+            if isinstance(found, Kept):
+                return found
+            gateway.refuse_if_draining()  # whoever asked comes again, here or elsewhere, and finds the answer
+            await asyncio.sleep(LOOK_S)
+        beating = asyncio.create_task(_beat(claim))
+        try:
+            answer = await work(claim)
+        except BaseException:
+            await asyncio.to_thread(claim.release)
+            raise
+        finally:
+            beating.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await beating
+        if claim.kept:
+            return answer
+        # It stood still for so long that another process has the claim; nothing was charged, and that one answers.
 
 
-async def _beat(platform: Platform, scope: str, key: str, claim: str) -> None:
+async def _beat(claim: Claim) -> None:
     while True:
         await asyncio.sleep(BEAT_S)
         try:
-            await asyncio.to_thread(_touch, platform, scope, key, claim)
+            await asyncio.to_thread(claim.touch)
         except Exception:  # the claim stands a while longer: there is a next time
             log.exception("a claim was not renewed")
 
 
 # -- the table; status 0 is a claim, whose response is the name of who works -----------------------------
 
+_MINE = "WHERE scope = :scope AND key = :key AND status = 0 AND response = :claim"
 
-def _claim(platform: Platform, scope: str, key: str, fingerprint: str, claim: str) -> str | Kept | None:
+
+def _claim(claim: Claim, fingerprint: str) -> Claim | Kept | None:
     """The answer; or `claim` itself, which is now the one that works; or None while another one does."""
+    platform, scope, key = claim.platform, claim.scope, claim.key
 
-    def work(tx: Tx) -> str | Kept | None:
+    def work(tx: Tx) -> Claim | Kept | None:
         now = platform.clock.now()
         made = tx.run(
             "INSERT INTO idempotency (scope, key, fingerprint, status, response, at) "
@@ -111,7 +147,7 @@ def _claim(platform: Platform, scope: str, key: str, fingerprint: str, claim: st
             scope=scope,
             key=key,
             fingerprint=fingerprint,
-            claim=claim,
+            claim=claim.name,
             now=now,
         )
         if made:
@@ -133,33 +169,13 @@ def _claim(platform: Platform, scope: str, key: str, fingerprint: str, claim: st
             "WHERE scope = :scope AND key = :key AND status = 0 AND response = :theirs",
             scope=scope,
             key=key,
-            claim=claim,
+            claim=claim.name,
             now=now,
             theirs=row.response,
         )
         return claim if taken else None
 
     return platform.database.write(work)
-
-
-_MINE = "WHERE scope = :scope AND key = :key AND status = 0 AND response = :claim"
-
-
-def _keep(platform: Platform, scope: str, key: str, claim: str, answer: Kept) -> None:
-    response = f"{answer.id}\n{answer.body}"
-    sql = f"UPDATE idempotency SET status = 200, response = :response, at = :now {_MINE}"
-    now = platform.clock.now()
-    platform.database.write(lambda tx: tx.run(sql, scope=scope, key=key, claim=claim, response=response, now=now))
-
-
-def _touch(platform: Platform, scope: str, key: str, claim: str) -> None:
-    sql, now = f"UPDATE idempotency SET at = :now {_MINE}", platform.clock.now()
-    platform.database.write(lambda tx: tx.run(sql, scope=scope, key=key, claim=claim, now=now))
-
-
-def _release(platform: Platform, scope: str, key: str, claim: str) -> None:
-    sql = f"DELETE FROM idempotency {_MINE}"
-    platform.database.write(lambda tx: tx.run(sql, scope=scope, key=key, claim=claim))
 
 
 def _reused(key: str) -> KeyReused:

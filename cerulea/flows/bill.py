@@ -13,6 +13,8 @@ Paid:    the prompt once, however many choices, without what was read from the t
 Lapsed:  a hold that nobody extends or renews for LEASE_MS is given back by the conductor's sweep. Whoever settles
          after that charges nothing: the house absorbs the cost, the request's row says how much. To hold the money
          anew would charge a team for what its lease had not covered any more, and may not even find it there.
+Kept with: what a caller may ask for again (`flows.attach`) is written in the transaction that charges it, so that no
+         death between the two makes anybody pay twice. Where another gateway took the work over, the house pays.
 Threads: the database blocks, so the coroutines run their twins in the executor that was given to `open_bill`, or in the
          event loop's own. Many threads are cheap here: on SQLite all who wait share one fsync.
 """
@@ -26,6 +28,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -43,11 +46,27 @@ from cerulea.people import Caller
 from cerulea.store.database import Tx
 
 T = TypeVar("T")
+# What stands or falls with a settlement. False says that another one answers in its place: nothing is charged then.
+Keep = Callable[[Tx], bool]
 LEASE_MS = 120_000  # how long a hold stands without a word from who has it
 RENEW_S = 15.0  # after which who has it and needs no tokens should say a word; shorter than the conductor's patience
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,120}")
 
 log = logging.getLogger("cerulea.bill")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a request wants to be paid for."""
+
+    request_id: str  # letters, digits and . _ : -; it is the key of the hold
+    model: str  # `brook`, or `brook@3` for the version
+    endpoint: str
+    prompt_tokens: int
+    choices: int = 1
+    first_tokens: int  # to be written, leased at first, for each choice
+    most_tokens: int  # to be written, for each choice
+    strict: bool = False  # hold the most at once, for callers who prefer a refusal to a cut
 
 
 class Bill:
@@ -57,26 +76,22 @@ class Bill:
         self,
         platform: Platform,
         caller: Caller,
+        order: Order,
         *,
-        request_id: str,
-        model: str,
-        endpoint: str,
-        prompt_tokens: int,
-        most_tokens: int,
         lease_ms: int,
         pool: Executor | None,
     ) -> None:
         self.platform, self.caller = platform, caller
-        self.request_id, self.endpoint = request_id, endpoint
-        self.model, _, version = model.partition("@")
+        self.request_id, self.endpoint = order.request_id, order.endpoint
+        self.model, _, version = order.model.partition("@")
         self.version = int(version) if version.isdecimal() else None
-        self.prompt_tokens = prompt_tokens
-        self.most_tokens = most_tokens  # over all choices
+        self.prompt_tokens = order.prompt_tokens
+        self.most_tokens = order.most_tokens * order.choices
         self.leased = 0  # completion tokens, over all choices together, that are paid for in advance
         self.repeated = False  # the id came before: somebody else may be writing, or has written, this answer
         self.begun_at = platform.clock.now()
         self.rates: tuple[Rate, ...] = platform.prices.token_rates(self.model, self.begun_at)
-        self.hold_key = f"request/{request_id}"
+        self.hold_key = f"request/{order.request_id}"
         self.fund, self.limit = self._payer()
         self._lease_ms, self._pool = lease_ms, pool
         self._held = False  # False where there is nothing to pay
@@ -91,9 +106,9 @@ class Bill:
         """Say that the request is still running; False where its hold is over."""
         return await self._off(self.renew_now)
 
-    async def settle(self, usage: Usage, *, cached_tokens: int = 0, finish: str) -> None:
+    async def settle(self, usage: Usage, *, cached_tokens: int = 0, finish: str, keep: Keep | None = None) -> None:
         """Pay for what was computed and end; a repeat does nothing. Goes on where its caller is cancelled."""
-        await self._off(partial(self.settle_now, usage, cached_tokens=cached_tokens, finish=finish))
+        await self._off(partial(self.settle_now, usage, cached_tokens=cached_tokens, finish=finish, keep=keep))
 
     def cost(self, completion_tokens: int, prompt_tokens: int | None = None) -> int:
         """Nano-units for the prompt and so many tokens written."""
@@ -126,19 +141,22 @@ class Bill:
         with self._lock:
             if self._held and not self._over:
                 until = self.platform.clock.now() + self._lease_ms
-                self._over = not self.platform.database.write(lambda tx: holds.renew(tx, self.hold_key, until))
+                self._over = not self.platform.database.write(
+                    lambda tx: holds.renew(tx, self.hold_key, until), durable=False
+                )
             return not self._over
 
-    def settle_now(self, usage: Usage, *, cached_tokens: int = 0, finish: str) -> None:
+    def settle_now(self, usage: Usage, *, cached_tokens: int = 0, finish: str, keep: Keep | None = None) -> None:
         """As `settle`.
 
         Args:
             usage: the prompt once, however many choices; the tokens of all of them.
             cached_tokens: of the prompt, that were not computed.
             finish: why it ended: stop, length, abort, error.
+            keep: what commits with it, such as the answer itself.
         """
         with self._lock:
-            self.platform.database.write(lambda tx: self._settle(tx, usage, cached_tokens, finish))
+            self.platform.database.write(lambda tx: self._settle(tx, usage, cached_tokens, finish, keep))
             self._over = True
 
     # -- opening -------------------------------------------------------------------------------------
@@ -188,14 +206,21 @@ class Bill:
     def _reserve(self, tokens: int) -> Hold | None:
         """Count the request and hold what it costs, both or neither; None where it costs nothing."""
         amount, limit = self.cost(tokens), self.limit
-        if limit is None:
-            return self._hold(amount) if amount else None
 
-        def work(tx: Tx) -> Hold | None:
-            limits.take(tx, limit, self.prompt_tokens + tokens, self.platform.clock.now())
+        def work(tx: Tx | None) -> Hold | None:
+            if limit is not None and tx is not None:
+                limits.take(tx, limit, self.prompt_tokens + tokens, self.platform.clock.now())
             return self._hold(amount, tx) if amount else None
 
-        return self.platform.database.write(work)
+        return self._write(work, together=limit is not None)
+
+    def _write(self, work: Callable[[Tx | None], T], *, together: bool) -> T:
+        """A hold's beginning, or more of it, without waiting for the disk: a power cut of this machine ends the request
+        as well, so that no one misses its hold. A database elsewhere places a hold alone in one statement.
+        """
+        if together or self.platform.database.dialect == "sqlite":
+            return self.platform.database.write(work, durable=False)
+        return work(None)
 
     def _hold(self, amount: int, tx: Tx | None = None) -> Hold:
         return self.platform.ledger.hold(
@@ -270,15 +295,15 @@ class Bill:
                     self.hold_key, amount, key=key, expires_ms=self._lease_ms, actor=self.caller.actor, tx=tx
                 )
 
-        self.platform.database.write(work) if counted else work(None)
+        self._write(work, together=counted)
 
     # -- the end -------------------------------------------------------------------------------------
 
-    def _settle(self, tx: Tx, usage: Usage, cached_tokens: int, finish: str) -> None:
+    def _settle(self, tx: Tx, usage: Usage, cached_tokens: int, finish: str, keep: Keep | None) -> None:
         # Whoever ends the same request, or sweeps it, waits here until this one is done.
         held = tx.value(f"SELECT amount FROM open_hold WHERE key = :key{tx.for_update}", key=self.hold_key)
         due = self.cost(usage.completion_tokens, max(usage.prompt_tokens - cached_tokens, 0))
-        charged = min(due, held or 0)
+        charged = min(due, held or 0) if keep is None or keep(tx) else 0
         row = RequestUsage(
             request_id=self.request_id,
             begun_at=self.begun_at,
@@ -311,9 +336,10 @@ class Bill:
         elif held is not None:
             ledger.void(self.hold_key, key=key, actor=actor, tx=tx)
         if due > charged:
-            if held is not None:
+            if held is not None and charged:
                 log.error("request %s used %s beyond its lease: %d of %d", self.request_id, usage, due, held)
-            reason = f"request {self.request_id}: {'its lease had ended' if held is None else 'beyond its lease'}"
+            why = "its lease had ended" if held is None else "beyond its lease" if charged else "answered by another"
+            reason = f"request {self.request_id}: {why}"
             ledger.absorb(due - charged, key=f"{self.hold_key}/absorbed", reason=reason, tx=tx)
 
     async def _off(self, work: Callable[[], T]) -> T:
@@ -322,19 +348,7 @@ class Bill:
 
 
 def open_now(
-    platform: Platform,
-    caller: Caller,
-    *,
-    request_id: str,
-    model: str,
-    endpoint: str,
-    prompt_tokens: int,
-    choices: int,
-    first_tokens: int,
-    most_tokens: int,
-    strict: bool = False,
-    lease_ms: int = LEASE_MS,
-    pool: Executor | None = None,
+    platform: Platform, caller: Caller, order: Order, *, lease_ms: int = LEASE_MS, pool: Executor | None = None
 ) -> Bill:
     """Admit a request: hold its exact prompt and a first lease, out of the fund of the caller's team.
 
@@ -343,10 +357,6 @@ def open_now(
     where it has ended.
 
     Args:
-        request_id: letters, digits and . _ : -; it is the key of the hold.
-        model: `brook`, or `brook@3` for the version.
-        first_tokens, most_tokens: completion tokens of each of the `choices`, leased first and in all.
-        strict: hold the most at once, for callers who prefer a refusal to a cut.
         lease_ms: how long the hold stands without extend or renew.
         pool: where the bill's coroutines block; the event loop's own executor by default.
 
@@ -356,56 +366,21 @@ def open_now(
         KeyReused: the id was another team's.
         MoneyInvalid, NotFound: nothing says what a token costs; the team has no purse in its fund.
     """
-    assert prompt_tokens >= 0 and choices >= 1 and most_tokens >= 0 and first_tokens >= 0
-    if not _ID.fullmatch(request_id):
-        raise Invalid(f"{request_id[:40]!r} cannot be a request's id.", fix="Use 1 to 120 letters, digits and . _ : -")
-    most = most_tokens * choices
-    bill = Bill(
-        platform,
-        caller,
-        request_id=request_id,
-        model=model,
-        endpoint=endpoint,
-        prompt_tokens=prompt_tokens,
-        most_tokens=most,
-        lease_ms=lease_ms,
-        pool=pool,
-    )
-    bill.begin(most if strict else min(first_tokens * choices, most), strict=strict)
+    assert order.prompt_tokens >= 0 and order.choices >= 1 and order.most_tokens >= 0 and order.first_tokens >= 0
+    if not _ID.fullmatch(order.request_id):
+        text = f"{order.request_id[:40]!r} cannot be a request's id."
+        raise Invalid(text, fix="Use 1 to 120 letters, digits and . _ : -")
+    bill = Bill(platform, caller, order, lease_ms=lease_ms, pool=pool)
+    first = bill.most_tokens if order.strict else min(order.first_tokens * order.choices, bill.most_tokens)
+    bill.begin(first, strict=order.strict)
     return bill
 
 
 async def open_bill(
-    platform: Platform,
-    caller: Caller,
-    *,
-    request_id: str,
-    model: str,
-    endpoint: str,
-    prompt_tokens: int,
-    choices: int,
-    first_tokens: int,
-    most_tokens: int,
-    strict: bool = False,
-    lease_ms: int = LEASE_MS,
-    pool: Executor | None = None,
+    platform: Platform, caller: Caller, order: Order, *, lease_ms: int = LEASE_MS, pool: Executor | None = None
 ) -> Bill:
     """As `open_now`. Who is cancelled while waiting leaves nothing held: what was opened for him is given back."""
-    opening = partial(
-        open_now,
-        platform,
-        caller,
-        request_id=request_id,
-        model=model,
-        endpoint=endpoint,
-        prompt_tokens=prompt_tokens,
-        choices=choices,
-        first_tokens=first_tokens,
-        most_tokens=most_tokens,
-        strict=strict,
-        lease_ms=lease_ms,
-        pool=pool,
-    )
+    opening = partial(open_now, platform, caller, order, lease_ms=lease_ms, pool=pool)
     running = asyncio.get_running_loop().run_in_executor(pool, opening)
     try:
         return await asyncio.shield(running)

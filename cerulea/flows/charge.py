@@ -9,6 +9,7 @@ Not here: a job's states (`flows.work`), which commit in the same transaction.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from cerulea.core.errors import CapReached, FundTooLow
@@ -72,9 +73,7 @@ class Charges:
         device = cost({"device_ms": 1000 * job.slots}, rates)
         seen = self.cost_of(job, job.usage) * 1000 * job.slots / job.usage.device_ms if job.usage.device_ms else 0.0
         if not seen:
-            # Before the first report: as if it took ten steps a second.
-            tokens = job.recipe.get("train", {}).get("batch_tokens", 0)
-            seen = float(cost({"trained_tokens": 10 * tokens}, rates)) if isinstance(tokens, int) else 0.0
+            seen = float(cost(_first_pace(job), rates))
         return max(float(device), seen)
 
     def left(self, job: Job) -> float:
@@ -141,3 +140,14 @@ class Charges:
         self.platform.ledger.settle(
             job.hold_key, Nanos(charge), key=job.hold_key.replace("/hold", "/post"), detail=detail, tx=tx
         )
+
+
+def _first_pace(job: Job) -> dict[str, int]:
+    """What a second is taken to use before the first report: ten steps of a text, two updates of self-play by two."""
+    keys, game = job.recipe.get("train", {}), job.recipe.get("game", {})
+    factors: tuple[Any, ...]
+    if job.kind == "selfplay":
+        factors, meter, pace = (game.get("matches", 0), keys.get("rollout", 0)), "agent_steps", 4
+    else:
+        factors, meter, pace = (keys.get("batch_tokens", 0),), "trained_tokens", 10
+    return {meter: pace * math.prod(factor if isinstance(factor, int) else 0 for factor in factors)}

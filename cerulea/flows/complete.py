@@ -1,37 +1,38 @@
 """From a prompt to text and a bill: the story of one request to a model.
 
-In:      prompts as token ids, how to continue them, who asks.
+In:      sequences that an engine writes, and the bill that pays for them (`flows.admit`).
 Out:     Pieces of text as they come, one stream or one answer of the same pieces; usage, settled.
-Order:   room in the context and in the queue, exact prompt tokens, the bill's first lease, the engine. The lease is
-         extended while the text flows and never makes it wait; where money ends, the text ends with `length` and says
-         why.
+Order:   the lease is extended while the text flows and never makes it wait; where money ends, the text ends with
+         `length` and says why. An answer that is to be kept for a repeat is kept in the transaction that pays for it.
 Kept:    whatever happens (an end, a stop string, a hang-up, a failure), every sequence is stopped, what the engine
          counted is settled once, and no token is written that is not paid for. Text of a stream, joined, is the text
          of a plain answer, since both are these pieces.
-Not here: HTTP and OpenAI's names (`api.openai`), what a token costs (`flows.bill`), which step runs what (`serve`).
+Not here: how a request begins (`flows.admit`), HTTP and OpenAI's names (`api.openai`), what a token costs
+         (`flows.bill`), which step runs what (`serve`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TypeVar
 
-from cerulea.core.errors import CeruleaError, EngineFailed, Failed, HoldClosed, Invalid, PromptTooLong
+from cerulea.core.errors import CeruleaError, EngineFailed, Failed, HoldClosed
 from cerulea.core.values import Usage
-from cerulea.flows.ask import Ask, Piece, Prompt, Told
-from cerulea.flows.serving import Admits, Bill, Flow, Gateway, Served
+from cerulea.flows.ask import Ask, Piece, Prompt, Text, Told, joined
+from cerulea.flows.bill import Keep
+from cerulea.flows.serving import Bill, Flow, Gateway, Served
 from cerulea.people import Caller
-from cerulea.serve.request import Delta, Request, TokenLogprob
-from cerulea.text.stream import Pieces, TextStream, text_of
+from cerulea.serve.request import Delta, TokenLogprob
+from cerulea.store.database import Tx
+from cerulea.text.stream import Pieces, TextStream
 
+T = TypeVar("T")
 LEASE = 64  # completion tokens of one sequence that are paid for at a time
 LOW = 32  # with so many left, the next lease is asked for
-MOST_SEQUENCES = 4096  # of one request
-MOST_READ_ALONE = 8  # texts of one prompt that each read it
 RENEW_S = 30.0  # how often a bill is told that its request still runs
 LAST_WORD_S = 10.0  # how long an engine may take to say what an aborted sequence used
 
@@ -39,7 +40,7 @@ log = logging.getLogger("cerulea.serving")
 
 
 @dataclass(slots=True)
-class _Sequence:
+class Writing:
     """One text that is being written."""
 
     index: int
@@ -47,6 +48,7 @@ class _Sequence:
     flow: Flow
     stream: TextStream
     most: int  # tokens
+    cut: bool  # fewer than were asked for, for the context has room for no more
     leased: int
     spelt: Pieces  # counts the characters before each token
     echo: str | None  # the prompt, until it was given
@@ -85,11 +87,13 @@ class Completion:
         self.prompt_tokens = sum(len(prompt.ids) for prompt in ask.prompts)
         self.error: CeruleaError | None = None
         self.cached_tokens = 0
-        self.sequences: list[_Sequence] = []
+        self.sequences: list[Writing] = []
+        self._keep: Callable[[list[Text]], Keep] | None = None  # see `keeping`
         self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
         self._aborted = self._broke = False
         self._deadline: asyncio.Timeout | None = None
         self._lender: asyncio.Task[None] | None = None
+        self._renewer: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -129,12 +133,35 @@ class Completion:
             if piece is None:
                 return
 
+    async def keeping(self, tell: Callable[[list[Text]], T], keep: Callable[[Tx, T], bool]) -> T:
+        """What is told of the whole texts, when it stands in the transaction that paid for them.
+
+        To be called before anything else is awaited, and instead of `pieces`.
+
+        Args:
+            keep: writes it; False where another one answers instead, for nothing is charged then.
+
+        Raises:
+            CeruleaError: what the request failed of; nothing was kept then.
+        """
+        told: list[T] = []
+
+        def made(texts: list[Text]) -> Keep:
+            told.append(tell(texts))
+            return lambda tx: keep(tx, told[0])
+
+        self._keep = made
+        await self.ended()
+        if self.error is not None:
+            raise self.error
+        return told[0]
+
     async def ended(self) -> None:
         """Return when it is over and settled; leaving early ends nothing."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    def start(self, sequences: Sequence[_Sequence]) -> None:
+    def start(self, sequences: Sequence[Writing]) -> None:
         """Follow these, in a task of its own."""
         self.sequences = list(sequences)
         self.gateway.running[self.id] = self
@@ -142,7 +169,8 @@ class Completion:
         self._top_up()  # the first lease may have been smaller than asked for
 
     async def _run(self) -> None:
-        renewing = asyncio.create_task(self._renew())
+        loop = asyncio.get_running_loop()
+        renewing = loop.call_later(RENEW_S, self._begin_to_renew)  # few requests last so long
         try:
             async with asyncio.timeout(None) as self._deadline:
                 if len(self.sequences) == 1:
@@ -154,22 +182,27 @@ class Completion:
             log.error("%s: the engine did not say within %g s what was used", self.id, LAST_WORD_S)
         finally:
             renewing.cancel()
+            if self._renewer is not None:
+                self._renewer.cancel()
             try:
                 await self._settle()
             finally:
                 self.gateway.running.pop(self.id, None)
                 self._pieces.put_nowait(None)
 
+    def _begin_to_renew(self) -> None:
+        self._renewer = asyncio.create_task(self._renew())
+
     async def _renew(self) -> None:
         """Keep the hold: a request may wait long for its turn, or write long without a new lease."""
         while True:
-            await asyncio.sleep(RENEW_S)
             try:
                 if not await self.bill.renew():
                     self._fail(HoldClosed(f"The hold of {self.id} was over before the request was."))
                     return
             except Exception as error:  # the hold stands a while longer: there is a next time
                 log.error("%s: not renewed: %s", self.id, error)
+            await asyncio.sleep(RENEW_S)
 
     async def _settle(self) -> None:
         if self._lender is not None:
@@ -179,17 +212,30 @@ class Completion:
         read = [[one for one in self.sequences[i : i + self.ask.best_of] if one.usage] for i in groups]
         begun = [[one.cached for one in group if one.usage and one.usage.prompt_tokens] for group in read]
         self.cached_tokens = sum(min(cached, default=0) for cached in begun)
+        keep = self._kept()
         reasons = {one.finish for one in self.sequences}
         finish = "error" if self.error else "abort" if self._aborted else "stop" if "stop" in reasons else "length"
         try:
-            await self.bill.settle(self.usage, cached_tokens=self.cached_tokens, finish=finish)
+            await self.bill.settle(self.usage, cached_tokens=self.cached_tokens, finish=finish, keep=keep)
         except Exception as error:
             log.error("%s: not settled: %s", self.id, error)
             self.error = self.error or _known(error, "Its bill could not be settled")
 
+    def _kept(self) -> Keep | None:
+        """What is written with the settlement: the answer, where somebody keeps it and there is one."""
+        if self._keep is None or self.error is not None:
+            return None
+        pieces = [self._pieces.get_nowait() for _ in range(self._pieces.qsize())]
+        try:
+            return self._keep(joined(len(self.sequences), [piece for piece in pieces if piece is not None]))
+        except Exception as error:
+            log.exception("%s: its answer could not be written", self.id)
+            self.error = _known(error, "Its answer could not be written")
+            return None
+
     # -- one sequence --------------------------------------------------------------------------------
 
-    async def _follow(self, one: _Sequence) -> None:
+    async def _follow(self, one: Writing) -> None:
         try:
             async for delta in one.flow:
                 self._take(one, delta)
@@ -210,7 +256,7 @@ class Completion:
         self.error = self.error or error
         self.abort()
 
-    def _take(self, one: _Sequence, delta: Delta) -> None:
+    def _take(self, one: Writing, delta: Delta) -> None:
         self._observe(one, delta)
         one.written += len(delta.tokens)
         if delta.finish:
@@ -248,7 +294,7 @@ class Completion:
         if not ends:
             self._top_up()
 
-    def _observe(self, one: _Sequence, delta: Delta) -> None:
+    def _observe(self, one: Writing, delta: Delta) -> None:
         observer, model, now = self.gateway.observer, self.served.label, monotonic()
         if delta.tokens and one.written:
             observer.between(model, now - one.seen_at, len(delta.tokens))
@@ -258,23 +304,23 @@ class Completion:
         if delta.finish:
             observer.ended(model, delta, now - self.came_at)
 
-    def _awaits_prompt(self, one: _Sequence, delta: Delta) -> bool:
+    def _awaits_prompt(self, one: Writing, delta: Delta) -> bool:
         asked = self.ask.sampling.prompt_logprobs >= 0 and len(one.prompt.ids) > 1
         return asked and not delta.tokens and not delta.finish
 
-    def _end_of(self, one: _Sequence, delta: Delta, stopped: bool) -> tuple[str, str]:
+    def _end_of(self, one: Writing, delta: Delta, stopped: bool) -> tuple[str, str]:
         """Why a text ended, in OpenAI's words, and in ours where those do not say it."""
         if stopped or delta.finish == "stop":
             return "stop", ""
         if delta.finish == "abort":
             return "stop", "aborted"
         if one.written >= one.most:
-            return "length", ""
+            return "length", "context" if one.cut else ""
         return "length", "budget" if delta.detail == "lease" else delta.detail
 
     # -- what is reported of tokens ------------------------------------------------------------------
 
-    def _told(self, one: _Sequence, delta: Delta) -> list[Told]:
+    def _told(self, one: Writing, delta: Delta) -> list[Told]:
         if not delta.logprobs:
             return []
         spelt = one.spelt.push([entry.token for entry in delta.logprobs])
@@ -283,7 +329,7 @@ class Completion:
             for entry, piece in zip(delta.logprobs, spelt, strict=True)
         ]
 
-    def _told_prompt(self, one: _Sequence, text: str, found: tuple[TokenLogprob, ...]) -> list[Told]:
+    def _told_prompt(self, one: Writing, text: str, found: tuple[TokenLogprob, ...]) -> list[Told]:
         if self.ask.sampling.prompt_logprobs < 0:
             return []
         first = TokenLogprob(one.prompt.ids[0], 0.0)
@@ -335,107 +381,3 @@ class Completion:
 def _known(error: Exception, what: str) -> CeruleaError:
     """An error that may be told as it is, or what it kept from happening."""
     return error if isinstance(error, CeruleaError) else Failed(f"{what}; it was noted.")
-
-
-# -- the beginning -----------------------------------------------------------------------------------
-
-
-async def begin(gateway: Gateway, caller: Caller, served: Served, ask: Ask) -> Completion:
-    """Let a request run.
-
-    Raises:
-        Invalid: no prompt, ids beyond the vocabulary, too many sequences.
-        PromptTooLong: more tokens than the context holds, with the numbers.
-        FundTooLow, CapReached, RateLimited: see `OpenBill`.
-        QueueFull, NotReady, GrammarInvalid: see `Served.submit`; nothing is charged then.
-    """
-    most = [_room(served, ask, prompt) for prompt in ask.prompts for _ in range(ask.best_of)]
-    alone = not ask.share_prefix or ask.sampling.prompt_logprobs >= 0
-    if alone and ask.best_of > MOST_READ_ALONE:
-        raise Invalid(
-            f"{ask.best_of} texts of a prompt that is not shared are asked for.",
-            why="Without share_prefix, and with echo and logprobs, each text reads the whole prompt again.",
-            fix=f"Ask for at most {MOST_READ_ALONE} at once.",
-        )
-    if not 0 < len(most) <= MOST_SEQUENCES:
-        raise Invalid(
-            f"{len(most):,} texts are asked for.",
-            why=f"A request has 1 to {MOST_SEQUENCES:,}, all prompts and choices together.",
-        )
-    prompt_tokens = sum(len(prompt.ids) for prompt in ask.prompts)
-    if isinstance(served, Admits):
-        served.admit(len(most), prompt_tokens * ask.best_of)
-    longest = max(most)
-    bill = await gateway.open_bill(
-        gateway.platform,
-        caller,
-        request_id=ask.id,
-        model=served.label,
-        endpoint=ask.endpoint,
-        prompt_tokens=prompt_tokens,
-        choices=len(most),
-        first_tokens=longest if ask.strict else min(LEASE, longest),
-        most_tokens=longest,
-        strict=ask.strict,
-    )
-    completion = Completion(gateway, caller, served, ask, bill)
-    made: list[_Sequence] = []
-    try:
-        left = bill.leased
-        for index, tokens in enumerate(most):
-            leased = min(tokens, tokens if ask.strict else LEASE, left)
-            left -= leased
-            made.append(_submit(completion, index, tokens, leased))
-    except BaseException:
-        for one in made:
-            one.flow.abort()
-        # What a step may have read of them meanwhile was no use to anybody.
-        await bill.settle(Usage(), cached_tokens=0, finish="refused")
-        raise
-    completion.start(made)
-    return completion
-
-
-def _submit(completion: Completion, index: int, most: int, leased: int) -> _Sequence:
-    ask, served = completion.ask, completion.served
-    prompt = ask.prompts[index // ask.best_of]
-    before = ""  # what the text goes on from; offsets count from its beginning, shown or not
-    if ask.echo or ask.sampling.logprobs >= 0:
-        before = text_of(served.tokenizer, prompt.ids) if prompt.text is None else prompt.text
-    request = Request(
-        id=f"{ask.id}.{index}",
-        team=completion.caller.team,
-        prompt=prompt.ids,
-        sampling=dataclasses.replace(ask.sampling, max_tokens=most, choice=index % ask.best_of),
-        leased=leased + (leased >= most),  # all of them is no limit
-        share_prefix=ask.share_prefix,
-        embed=ask.embed,
-    )
-    return _Sequence(
-        index=index,
-        prompt=prompt,
-        flow=served.submit(request),
-        stream=TextStream(served.tokenizer, ask.stops, shown=ask.shown),
-        most=most,
-        leased=leased,
-        spelt=Pieces(served.tokenizer, offset=len(before), begins=False),
-        echo=before if ask.echo else None,
-        shown=0 if ask.echo else len(before),
-    )
-
-
-def _room(served: Served, ask: Ask, prompt: Prompt) -> int:
-    """Tokens that may be written after this prompt."""
-    asked, length = ask.sampling.max_tokens, len(prompt.ids)
-    assert length, "read_prompts gives at least one id"
-    room = served.context - length
-    if asked <= room:
-        return asked
-    if ask.fill and room > 0:
-        return room
-    wanted = f" and {asked:,} of completion" if asked and not ask.fill else ""
-    raise PromptTooLong(
-        f"This model's maximum context length is {served.context:,} tokens; "
-        f"{length + (0 if ask.fill else asked):,} were asked for ({length:,} of prompt{wanted}).",
-        fix="Shorten the prompt, or lower max_tokens.",
-    )

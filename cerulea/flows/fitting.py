@@ -7,7 +7,6 @@ Not here: what takes memory (`serve.memory`), making room for it (`flows.host`).
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -47,8 +46,3 @@ def fitted(folder: Path, options: Options, most_bytes: int) -> tuple[Options, in
         if need <= most_bytes:
             break
     return found, need
-
-
-def physical_memory() -> int:
-    """Bytes of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from cerulea.core.errors import GrammarInvalid
-from cerulea.flows.serving import Served
 from cerulea.serve.grammar import Grammars
 from cerulea.text.tokenizer import Tokenizer
 
 LONGEST = 200_000  # characters of a grammar
-
-_KNOWN: WeakKeyDictionary[Tokenizer, Grammars] = WeakKeyDictionary()
-_pen = threading.Lock()  # a Grammars is one thread's at a time
 
 
 def grammar_of(form: Mapping[str, Any] | None) -> str:
@@ -47,19 +42,22 @@ def grammar_of(form: Mapping[str, Any] | None) -> str:
     return text
 
 
-async def check_grammar(served: Served, grammar: str) -> None:
-    """Refuse a grammar before anything is paid or waits for it.
+class Checker:
+    """Tells whether grammars can be met, for one loaded model and as long as that lives.
 
-    Raises:
-        GrammarInvalid: it is malformed, or no text can meet it; says what is wrong.
-        Invalid: llguidance is not installed.
+    A thread of its own compiles, one grammar after the other: what is hard to compile delays other grammars alone.
     """
-    if grammar:
-        await asyncio.to_thread(_check, served.tokenizer, served.vocab, grammar)
 
+    def __init__(self, tokenizer: Tokenizer, vocab: int) -> None:
+        self._grammars = Grammars(tokenizer, vocab=vocab)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")  # ends with this object
 
-def _check(tokenizer: Tokenizer, vocab: int, grammar: str) -> None:
-    with _pen:
-        if (known := _KNOWN.get(tokenizer)) is None:
-            known = _KNOWN[tokenizer] = Grammars(tokenizer, vocab=vocab)
-        known.start(grammar)
+    async def check(self, grammar: str) -> None:
+        """Refuse a grammar before anything is paid or waits for it.
+
+        Raises:
+            GrammarInvalid: it is malformed, or no text can meet it; says what is wrong.
+            Invalid: llguidance is not installed.
+        """
+        if grammar and not self._grammars.knows(grammar):
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._grammars.start, grammar)

@@ -10,24 +10,30 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from cerulea.core.errors import Conflict
-from cerulea.core.money import show
+from cerulea.core.money import cost, show
 from cerulea.core.settings import Settings
-from cerulea.core.values import Usage
+from cerulea.core.values import PlayProgress, Progress, Usage
 from cerulea.flows.link import Link
+from cerulea.flows.model_folders import check_plays, find_model
 from cerulea.flows.perform import perform
 from cerulea.flows.platform import HOME, Platform, open_platform
 from cerulea.flows.runs import hold_run, unfinished_run
-from cerulea.flows.train import Event, Trained, new_run_name, train
+from cerulea.flows.story import Event, Spent, Trained
+from cerulea.flows.train import new_run_name, train
 from cerulea.flows.work import Desk
 from cerulea.jobs.job import HELD, Job, NewJob, Status
 from cerulea.jobs.protocol import Ending
 from cerulea.store.database import Tx
-from cerulea.train.recipe import TextRecipe
+from cerulea.train.recipe import Recipe, TextRecipe
+
+SPENT_S = 1.0  # between looks at what a run has cost
+SCORES = ("bits_per_byte", "loss", "rating", "low", "high", "win_shares", "game", "game_version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +48,7 @@ class Done:
     step: int
     model_step: int  # of the checkpoint that became the model
     train_s: float
-    bits_per_byte: float | None
-    loss: float | None
+    score: dict[str, Any]  # how good it is: bits_per_byte and loss of a text, rating with low and high of an agent
     usage: Usage
     cost: str  # decimal, in the fund's currency
     fund: str
@@ -51,7 +56,7 @@ class Done:
 
 def train_here(
     settings: Settings,
-    recipe: TextRecipe,
+    recipe: Recipe,
     *,
     fund: str | None = None,
     resume: bool = False,
@@ -72,7 +77,7 @@ def train_here(
         yield from train(settings, recipe, resume=resume, began=began, report=report)
         return
     with open_platform(settings) as platform:
-        desk = Desk(platform)
+        desk, recipe = Desk(platform), with_folder(platform, recipe)
         begin = _resumed(platform, desk, recipe, processes) if resume else _submitted(platform, recipe, fund, processes)
         worker = f"here-{os.getpid()}-{secrets.token_hex(3)}"
         # No kinds: the scheduler has nothing for it.
@@ -81,16 +86,34 @@ def train_here(
             job = desk.start_here(begin, worker, processes)
             link = Link(desk, desk.assignment(job))
             link.start()
+            told = 0.0
             for event in perform(link, settings, began=began, report=report):
                 if not isinstance(event, (Ending, Trained)):
                     yield event
+                if isinstance(event, (Progress, PlayProgress)) and monotonic() - told > SPENT_S:
+                    told = monotonic()
+                    yield Spent(f"{show(cost(link.report.usage.as_json(), link.order.rates))} so far")
         finally:
             platform.workers.mark(worker, "gone")
         yield _done(platform.queue.get(job.id))
 
 
+def with_folder(platform: Platform, recipe: Recipe) -> Recipe:
+    """The recipe with the folder of the agent that it begins with, where it names a model.
+
+    Raises:
+        NotFound: neither a folder nor a model; names the nearest.
+        ModelKindWrong: no agent.
+    """
+    if isinstance(recipe, TextRecipe) or not recipe.model.init or Path(recipe.model.init).expanduser().is_dir():
+        return recipe
+    model = find_model(platform, recipe.model.init)
+    check_plays(model)
+    return replace(recipe, model=replace(recipe.model, init=str(model.folder.absolute())))
+
+
 def _submitted(
-    platform: Platform, recipe: TextRecipe, fund: str | None, processes: int, *, run: str | None = None
+    platform: Platform, recipe: Recipe, fund: str | None, processes: int, *, run: str | None = None
 ) -> Callable[[Tx], Job]:
     new = NewJob(
         kind=recipe.kind,
@@ -110,7 +133,7 @@ def _submitted(
     return lambda tx: platform.queue.put(new, tx=tx)
 
 
-def _resumed(platform: Platform, desk: Desk, recipe: TextRecipe, processes: int) -> Callable[[Tx], Job]:
+def _resumed(platform: Platform, desk: Desk, recipe: Recipe, processes: int) -> Callable[[Tx], Job]:
     """The job of the newest unfinished run of this name, to wait again when it is asked for.
 
     Raises:
@@ -151,8 +174,7 @@ def _done(job: Job) -> Done:
         step=int(result.get("step", job.step)),
         model_step=int(result.get("model_step", 0)),
         train_s=float(result.get("train_s", 0.0)),
-        bits_per_byte=result.get("bits_per_byte"),
-        loss=result.get("loss"),
+        score={key: result[key] for key in SCORES if key in result},
         usage=job.usage,
         cost=show(job.charged),
         fund=job.fund,

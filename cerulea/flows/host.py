@@ -17,26 +17,24 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cerulea.compute.launcher import PARENT, environment
-from cerulea.core.errors import CeruleaError, EngineFailed, ModelTooLarge, NotReady, QueueFull, restore
-from cerulea.flows.fitting import fitted, physical_memory
-from cerulea.flows.model_folders import Model, find_model, find_registered
+from cerulea.compute.launcher import environment
+from cerulea.core.errors import CeruleaError, EngineFailed, ModelLoading, ModelTooLarge, NotReady
+from cerulea.core.memory import usable_memory
+from cerulea.core.parent import PARENT
+from cerulea.core.restoring import restore
+from cerulea.flows.fitting import fitted
+from cerulea.flows.loaded import Engine, Served, end
+from cerulea.flows.model_folders import AGENT, Model, check_writes, find_model, find_registered
 from cerulea.flows.platform import Platform
 from cerulea.flows.serving import Gateway, Offer
 from cerulea.people import Caller
 from cerulea.serve.process import Options
-from cerulea.serve.request import Delta, Request, delta_from_json
+from cerulea.serve.request import Delta, delta_from_json
 from cerulea.serve.threads import engine_environment
-from cerulea.text.tokenizer import Tokenizer, load_tokenizer
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("cerulea.serving")
 
@@ -44,138 +42,8 @@ SERVED = "served"  # the alias of models that are loaded at the start and not un
 COMMAND = (sys.executable, "-m", "cerulea.serve.process")
 LINE_BYTES = 256 << 20  # of one step's message: log probabilities of long prompts are large
 LOAD_WAIT_S = 20.0  # how long a request waits for its model to be loaded before it is asked to come again
+KNOWN_MS, KNOWN = 1000, 1024  # how long, and of how many labels, is remembered what they name
 AGAIN_S = 2.0  # before a model that is to stay loaded is started again
-STOP_S = 10.0  # until a process that was asked to end is killed
-
-
-class Flow:
-    """One request in an engine, as its deltas come."""
-
-    def __init__(self, engine: _Engine, request: Request) -> None:
-        self._engine, self.id = engine, request.id
-        self.prompt_tokens = len(request.prompt)
-        self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
-        self.begun = False
-
-    async def __aiter__(self) -> AsyncIterator[Delta]:
-        while True:
-            delta = await self._deltas.get()
-            if delta.finish == "error" and delta.detail.startswith("{"):
-                raise restore(json.loads(delta.detail))  # it was refused, before anything was computed
-            yield delta
-            if delta.finish:
-                return
-
-    def lease(self, tokens: int) -> None:
-        """Let it write this many tokens in all."""
-        self._engine.tell({"lease": [self.id, tokens]})
-
-    def abort(self) -> None:
-        """End it; its last delta still comes."""
-        self._engine.tell({"abort": self.id})
-
-    def put(self, delta: Delta) -> None:
-        """A delta has come."""
-        self.begun = True
-        self._deltas.put_nowait(delta)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Engine:
-    """A process with one model, and what is asked of it."""
-
-    model: Model
-    options: Options
-    need_bytes: int
-    pinned: bool = False
-    served: Served | None = None
-    process: asyncio.subprocess.Process | None = None
-    ready: asyncio.Future[dict[str, Any]] | None = None
-    flows: dict[str, Flow] = field(default_factory=dict)
-    waiting_tokens: int = 0
-    used: float = 0.0
-    stats: dict[str, Any] = field(default_factory=dict)
-    reader: asyncio.Task[None] | None = None
-    gone: bool = False
-
-    @property
-    def loaded(self) -> bool:
-        """Whether it answers."""
-        return self.ready is not None and self.ready.done() and not self.ready.exception() and not self.gone
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """Send it a message; one that has ended hears nothing."""
-        if self.gone or self.process is None or self.process.stdin is None or self.process.stdin.is_closing():
-            return
-        self.process.stdin.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
-
-
-class Served:
-    """A loaded model."""
-
-    def __init__(self, engine: _Engine, info: dict[str, Any], bounds: Options) -> None:
-        self._engine, self._bounds, self.info = engine, bounds, info
-        model = engine.model
-        self.label, self.name, self.version = model.label, model.name, model.version
-        self.folder = model.folder
-        self.context, self.vocab = int(info["context"]), int(info["vocab"])
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """Its tokenizer."""
-        return load_tokenizer(self.folder)
-
-    @cached_property
-    def template(self) -> Any:
-        """Its chat template, or None."""
-        from cerulea.text.chat import load_template
-
-        return load_template(self.folder)
-
-    def admit(self, sequences: int, prompt_tokens: int) -> None:
-        """Nothing where so much more would be taken now; asked once for each request, whatever it consists of.
-
-        Raises:
-            QueueFull: too much waits already.
-            NotReady: its process has ended.
-        """
-        engine = self._engine
-        if engine.gone:
-            raise NotReady(f"The engine of {self.label} has ended and is started again.", retry_after_s=2)
-        most = self._bounds.most_running + self._bounds.most_waiting
-        # A request of more than may wait at all is taken when nothing else is there.
-        if engine.flows and len(engine.flows) + sequences > most:
-            raise QueueFull(
-                f"{len(engine.flows):,} sequences run and wait for {self.label}; the most is {most:,}.",
-                retry_after_s=self._patience(),
-            )
-        most_tokens = self._bounds.most_waiting_tokens or 64 * self.context
-        if engine.waiting_tokens and engine.waiting_tokens + prompt_tokens > most_tokens:
-            raise QueueFull(
-                f"{engine.waiting_tokens:,} prompt tokens wait for {self.label}; the most is {most_tokens:,}.",
-                retry_after_s=self._patience(),
-            )
-
-    def submit(self, request: Request) -> Flow:
-        """Hand a request to the engine.
-
-        Raises:
-            NotReady: its process has ended.
-        """
-        engine = self._engine
-        if engine.gone:
-            raise NotReady(f"The engine of {self.label} has ended and is started again.", retry_after_s=2)
-        engine.used = time.monotonic()
-        flow = Flow(engine, request)
-        engine.flows[request.id] = flow
-        engine.waiting_tokens += flow.prompt_tokens
-        engine.tell({"submit": request.as_json()})
-        return flow
-
-    def _patience(self) -> float:
-        """Seconds after which there is room, roughly: the line moves by a row's worth each 64 steps."""
-        step_s = float(self._engine.stats.get("step_ms", 20.0)) / 1000
-        return max(1.0, 64 * step_s)
 
 
 class Host:
@@ -183,7 +51,7 @@ class Host:
 
     Args:
         options: how models are run; the folder is filled in.
-        memory_bytes: that all engines together may have.
+        memory_bytes: that all engines together may have; by default six tenths of what this process may use.
         plan: how to run the model of a folder within so many bytes, and the bytes that it needs then.
         command: the program of an engine.
         load_wait_s: how long a request waits for its model before it is asked to come again.
@@ -201,10 +69,11 @@ class Host:
     ) -> None:
         self.platform, self.command, self.load_wait_s = platform, command, load_wait_s
         self.options = options or Options(folder="")
-        self.memory_bytes = memory_bytes or physical_memory() * 6 // 10
+        self.memory_bytes = memory_bytes or usable_memory() * 6 // 10
         self._plan = plan or fitted
-        self._engines: dict[str, _Engine] = {}
-        self._served: dict[str, Served] = {}
+        self._engines: dict[str, Engine] = {}
+        self._leaving: set[Engine] = set()  # whose processes end, and still hold their memory
+        self._known: dict[tuple[str, tuple[str, ...] | None], tuple[Model, int]] = {}  # what labels name
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
 
@@ -215,29 +84,48 @@ class Host:
 
         Raises:
             NotFound: no such model for this caller, or it is retired; names the nearest.
-            NotReady: it is still being loaded, or this program is about to stop.
+            ModelLoading: it is still being loaded.
+            NotReady: this program is about to stop.
             ModelTooLarge: it does not fit.
             Invalid, Failed: it cannot be loaded; says why.
         """
         if self.draining:
             raise NotReady("This server is about to stop.", retry_after_s=5)
         # Who sits at this machine has no key, and may name a folder of it.
-        find = find_registered if caller.key else find_model
-        model = await asyncio.to_thread(find, self.platform, label, teams=caller.teams)
+        if (model := self._recall(caller, label)) is None:
+            looked = self.platform.clock.elapsed()
+            find = find_registered if caller.key else find_model
+            model = await asyncio.to_thread(find, self.platform, label, teams=caller.teams)
+            check_writes(model)
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[label, caller.teams] = model, looked + KNOWN_MS
         engine = self._engine(model)
         assert engine.ready is not None
         try:
             await asyncio.wait_for(asyncio.shield(engine.ready), self.load_wait_s)
         except TimeoutError:
-            raise NotReady(f"{model.label} is being loaded.", retry_after_s=5) from None
+            raise ModelLoading(f"{model.label} is being loaded.", retry_after_s=5) from None
         if engine.served is None or engine.gone:
             raise NotReady(f"{model.label} was unloaded for another model.", retry_after_s=2)
         return engine.served
 
+    def line(self, caller: Caller, label: str) -> Served | None:
+        """The loaded model that a label named when it was last asked for; reads nothing and never waits."""
+        model, _ = self._known.get((label, caller.teams), (None, 0))
+        engine = None if model is None else self._engines.get(model.label)
+        return engine.served if engine is not None and engine.loaded else None
+
+    def _recall(self, caller: Caller, label: str) -> Model | None:
+        """What a label named less than a second ago, for whoever has a key: others may name a folder."""
+        model, until = self._known.get((label, caller.teams), (None, 0))
+        return model if caller.key and until > self.platform.clock.elapsed() else None
+
     def models(self, caller: Caller) -> list[Offer]:
         """What the caller may ask for: every version that is not retired, and the aliases that name it."""
         aliases = {m.model: m.aliases for m in self.platform.registry.models(teams=caller.teams)}
-        loaded = {label: self._served[label].context for label, _ in self.loaded()}
+        served = {label: engine.served for label, engine in self._engines.items() if engine.loaded}
+        loaded = {label: one.context for label, one in served.items() if one is not None}
         return [
             Offer(
                 label=version.label,
@@ -248,6 +136,7 @@ class Host:
                 loaded=version.label in loaded,
             )
             for version in self.platform.registry.versions(teams=caller.teams)
+            if AGENT not in version.manifest
         ]
 
     def loaded(self) -> list[tuple[str, Mapping[str, Any]]]:
@@ -272,7 +161,6 @@ class Host:
     async def unload(self, label: str) -> bool:
         """End the process of a model; whether there was one."""
         engine = self._engines.pop(label, None)
-        self._served.pop(label, None)
         if engine is None:
             return False
         await self._stop(engine)
@@ -292,13 +180,13 @@ class Host:
 
     # -- processes -----------------------------------------------------------------------------------
 
-    def _engine(self, model: Model) -> _Engine:
+    def _engine(self, model: Model) -> Engine:
         """The engine of a model, started if there is none."""
         engine = self._engines.get(model.label)
         if engine is None or engine.gone:
             options, need = self._plan(model.folder, self.options, self.memory_bytes)
             self._make_room(model.label, need)
-            engine = _Engine(model=model, options=options, need_bytes=need, used=time.monotonic())
+            engine = Engine(model=model, options=options, need_bytes=need, used=time.monotonic())
             engine.ready = asyncio.get_running_loop().create_future()
             # Somebody may have stopped waiting by the time that it fails.
             engine.ready.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -326,16 +214,14 @@ class Host:
                     why=f"Models here may have {self.memory_bytes / 1e9:.1f} GB together.",
                     retry_after_s=10,
                 )
-            engine = self._engines.pop(min(idle)[1])
-            engine.gone = True  # whoever has opened it already is asked to come again
-            self._served.pop(engine.model.label, None)
-            self._keep(self._stop(engine))
+            self._keep(self._stop(self._engines.pop(min(idle)[1])))
 
-    async def _run(self, engine: _Engine) -> None:
+    async def _run(self, engine: Engine) -> None:
         """Start the process and hand out what it says, until it ends."""
         assert engine.ready is not None
         options = {**engine.options.as_json(), "folder": str(engine.model.folder)}
         try:
+            await self._memory_for(engine)
             process = engine.process = await asyncio.create_subprocess_exec(
                 *self.command,
                 stdin=asyncio.subprocess.PIPE,
@@ -354,12 +240,14 @@ class Host:
                 engine.ready.set_exception(EngineFailed(f"The engine could not be started: {error}."))
         finally:
             self._bury(engine)
-            await _end(engine.process)
+            await end(engine.process)
+            engine.ended.set()
+            self._leaving.discard(engine)
 
-    def _hear(self, engine: _Engine, message: dict[str, Any]) -> None:
+    def _hear(self, engine: Engine, message: dict[str, Any]) -> None:
         assert engine.ready is not None
         if "ready" in message:
-            engine.served = self._served[engine.model.label] = Served(engine, message["ready"], engine.options)
+            engine.served = Served(engine, message["ready"], engine.options)
             engine.ready.set_result(message["ready"])
         elif "failed" in message:
             engine.ready.set_exception(restore(message["failed"]))
@@ -373,13 +261,22 @@ class Host:
                         engine.waiting_tokens -= flow.prompt_tokens
                     flow.put(delta)
 
-    def _bury(self, engine: _Engine) -> None:
-        """Its process has ended: tell everybody who waits for it."""
+    async def _memory_for(self, engine: Engine) -> None:
+        """Return when what ends has given back the memory that this one needs."""
+        while (leaving := [one for one in self._leaving if one is not engine]) and sum(
+            one.need_bytes for one in (*self._engines.values(), *leaving)
+        ) > self.memory_bytes:
+            await asyncio.wait(
+                [asyncio.ensure_future(one.ended.wait()) for one in leaving], return_when="FIRST_COMPLETED"
+            )
+
+    def _bury(self, engine: Engine) -> None:
+        """Its process ends, or has ended: tell everybody who waits for it."""
         engine.gone = True
+        self._leaving.add(engine)
         label = engine.model.label
         if self._engines.get(label) is engine:
             del self._engines[label]
-            self._served.pop(label, None)
         assert engine.ready is not None
         if not engine.ready.done():
             engine.ready.set_exception(EngineFailed(f"The engine of {label} ended while it was being started."))
@@ -403,24 +300,13 @@ class Host:
             with contextlib.suppress(CeruleaError):
                 self._engine(model).pinned = True
 
-    async def _stop(self, engine: _Engine) -> None:
-        await _end(engine.process)
-        if engine.reader is not None:
-            await engine.reader
-
-
-async def _end(process: asyncio.subprocess.Process | None) -> None:
-    """End a process by ending its input; one that does not listen is killed."""
-    if process is None:
-        return
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        await asyncio.wait_for(process.wait(), STOP_S)
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    async def _stop(self, engine: Engine) -> None:
+        engine.gone = True  # whoever has opened it already is asked to come again
+        self._leaving.add(engine)
+        if engine.process is None and engine.reader is not None:
+            engine.reader.cancel()  # it waits for another one's memory
+        await end(engine.process)
+        await engine.ended.wait()
 
 
 def gateway_of(platform: Platform, *, load_wait_s: float = LOAD_WAIT_S) -> Gateway:

@@ -20,13 +20,13 @@ from cerulea.jobs.job import Job
 from cerulea.registry import Teams, Version
 from cerulea.train.record import read_metrics
 
-SHOWN = ("model_type", "architectures", "shape")  # of config.json
+SHOWN = ("model_type", "architectures", "shape", "game", "version", "options")  # of config.json or agent.json
 LONGEST_CONFIG = 1 << 20  # bytes
 
 
 def config_of(platform: Platform, version: Version) -> dict[str, Any]:
-    """What a version's config.json says of its shape; nothing where it has none."""
-    entry = version.manifest.get("config.json")
+    """What a version's config.json or agent.json says of its shape; nothing where it has neither."""
+    entry = version.manifest.get("config.json") or version.manifest.get("agent.json")
     if entry is None or entry["bytes"] > LONGEST_CONFIG or not platform.blobs.has(entry["sha256"]):
         return {}
     with tempfile.TemporaryDirectory() as folder:

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from cerulea.compute.launcher import PARENT, give
+from cerulea.compute.launcher import give
 from cerulea.core.cores import usable_cores
 from cerulea.core.errors import Invalid
+from cerulea.core.parent import PARENT
 
 
 @contextlib.contextmanager

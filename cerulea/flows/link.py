@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from cerulea.core.errors import CeruleaError, LeaseStale, Unreachable
 from cerulea.core.money import cost
-from cerulea.core.values import Checkpoint, Evaluation, Progress, Usage
+from cerulea.core.values import Checkpoint, Evaluation, PlayProgress, Progress, Usage
 from cerulea.jobs.protocol import Assignment, Ending, Order, Report
 
 FLUSH_S = 0.4  # metrics reach the platform within this time
@@ -71,10 +71,11 @@ class Link:
         slots = self.assignment.slots
         match event:
             case Progress():
-                usage = Usage(trained_tokens=event.tokens, device_ms=int(1000 * event.elapsed_s) * slots)
-                self.update(usage=usage, step=event.step, fraction=event.fraction)
-                self.note({"event": "progress", **dataclasses.asdict(event)})
-                self._watch_money(usage)
+                self._progress(event, Usage(trained_tokens=event.tokens, device_ms=int(1000 * event.elapsed_s) * slots))
+            case PlayProgress():
+                self._progress(
+                    event, Usage(agent_steps=event.agent_steps, device_ms=int(1000 * event.elapsed_s) * slots)
+                )
             case Evaluation():
                 self.note({"event": "eval", **dataclasses.asdict(event)})
             case Checkpoint():
@@ -87,6 +88,11 @@ class Link:
                 self._urgent = True
             case _:
                 pass
+
+    def _progress(self, event: Progress | PlayProgress, usage: Usage) -> None:
+        self.update(usage=usage, step=event.step, fraction=event.fraction)
+        self.note({"event": "progress", **dataclasses.asdict(event)})
+        self._watch_money(usage)
 
     def reason_to_stop(self) -> str:
         """Why the run must end now, or nothing."""

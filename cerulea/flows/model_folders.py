@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cerulea.core.errors import Conflict, FileTrouble, NotFound
+from cerulea.core.errors import Conflict, FileTrouble, ModelKindWrong, NotFound
 from cerulea.core.files import read_json, sync_folder, write_bytes, write_json
 from cerulea.core.names import is_name
 from cerulea.registry import Teams, Version, check_name, manifest_digest
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     from cerulea.flows.platform import Platform
 
 CARD = "card.json"
+CONFIG, AGENT = "config.json", "agent.json"  # one of them makes a folder a model: of a language, or of a player
 MARK = ".manifest"  # digest of the manifest that a folder was verified against
-# What lies in a checkpoint beside the model: what a resume needs, its manifest; the card is kept in the registry.
-NOT_THE_MODEL = ("optim.safetensors", "state.json", "MANIFEST.json", CARD, MARK)
+# What lies in a checkpoint beside the model: what a resume needs (of an agent its past selves and the matches in flight
+# too), its manifest; the card is kept in the registry.
+NOT_THE_MODEL = ("optim.safetensors", "state.json", "MANIFEST.json", CARD, MARK, "pool.safetensors")
+IN_FLIGHT = "matches-"  # begins the names of files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,13 @@ class Model:
     def retired(self) -> bool:
         """Whether it is used no more."""
         return self.registered is not None and self.registered.retired_at is not None
+
+    @property
+    def plays(self) -> bool:
+        """Whether it is an agent, which plays games, and no language model."""
+        if self.registered is not None:
+            return AGENT in self.registered.manifest
+        return (self.folder / AGENT).exists()
 
     @property
     def label(self) -> str:
@@ -97,7 +107,7 @@ def find_model(platform: Platform, label: str, *, teams: Teams = None) -> Model:
         folder = Path(label).expanduser()
         if _is_known(platform, label, teams):
             raise  # a version or an alias that is not there is never looked for elsewhere
-        if folder.is_file() or (folder / "config.json").exists():
+        if folder.is_file() or is_model(folder):
             return folder_model(folder)
         if (folder / "checkpoints").is_dir():
             raise NotFound(
@@ -129,11 +139,43 @@ def folder_model(path: Path) -> Model:
 
         refuse_pickle(path)
         path = path.parent
-    if not (path / "config.json").exists():
+    if not is_model(path):
         raise NotFound(
-            f"There is no model in {path}.", why="A model's folder has a config.json.", fix="Check the path."
+            f"There is no model in {path}.",
+            why=f"A model's folder has a {CONFIG}, an agent's an {AGENT}.",
+            fix="Check the path.",
         )
     return Model(folder=path)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a model of either kind."""
+    return (folder / CONFIG).exists() or (folder / AGENT).exists()
+
+
+def check_writes(model: Model) -> None:
+    """Refuse an agent where a language model is needed.
+
+    Raises:
+        ModelKindWrong: says what can be done with it.
+    """
+    if model.plays:
+        raise ModelKindWrong(
+            f"{model.label} is an agent: it plays games and writes no text.",
+            fix=f"Let it play: cerulea match {model.label} bot:random --game {model.card().get('preset') or 'GAME'}",
+        )
+
+
+def check_plays(model: Model) -> None:
+    """Refuse a language model where an agent is needed.
+
+    Raises:
+        ModelKindWrong: says what can be done with it.
+    """
+    if not model.plays:
+        raise ModelKindWrong(
+            f"{model.label} is a language model: it plays no games.", fix="Name an agent, or a bot as bot:NAME."
+        )
 
 
 def lay_out(platform: Platform, version: Version) -> Path:
@@ -174,7 +216,12 @@ def keep_files(blobs: Blobs, folder: Path) -> dict[str, dict[str, Any]]:
     """Put the files that make a model into the blobs, and return its manifest; what only a resume needs stays out."""
     manifest = {}
     for path in sorted(folder.iterdir()):
-        if path.name not in NOT_THE_MODEL and path.is_file() and is_name(path.name):
+        if (
+            path.name not in NOT_THE_MODEL
+            and not path.name.startswith(IN_FLIGHT)
+            and path.is_file()
+            and is_name(path.name)
+        ):
             manifest[path.name] = {"sha256": blobs.put_file(path), "bytes": path.stat().st_size}
     return manifest
 
@@ -232,7 +279,7 @@ def adopt_models(platform: Platform, *, team: str, actor: str) -> list[Version]:
         for name in root.iterdir()
         if name.is_dir() and is_name(name.name)
         for path in name.iterdir()
-        if re.fullmatch("[1-9][0-9]{0,8}", path.name) and (path / "config.json").exists()
+        if re.fullmatch("[1-9][0-9]{0,8}", path.name) and is_model(path)
     ]
     if not found:
         return []

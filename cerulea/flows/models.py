@@ -12,10 +12,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cerulea.core.errors import Conflict, Invalid, NotFound, TokenizerInvalid
+from cerulea.core.errors import Conflict, Invalid, ModelKindWrong, NotFound, TokenizerInvalid
 from cerulea.core.files import read_json, write_json
 from cerulea.core.values import ModelCard
-from cerulea.flows.model_folders import Model, find_model, folder_model, register
+from cerulea.flows.model_folders import MARK, Model, check_plays, check_writes, find_model, folder_model, register
 from cerulea.flows.platform import HOME, Platform
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.weights import load_decoder, save_decoder
@@ -28,7 +28,9 @@ def open_model(model: Model) -> tuple[Decoder, Tokenizer]:
 
     Raises:
         TokenizerInvalid: the folder has no tokenizer, or one with ids beyond the model's.
+        ModelKindWrong: it is an agent.
     """
+    check_writes(model)
     decoder = load_decoder(model.folder).eval()
     try:
         tokenizer = load_tokenizer(model.folder)
@@ -90,17 +92,20 @@ def export_model(platform: Platform, label: str, folder: Path, form: str) -> str
     """Write a model to a new folder; returns the model_type that was written.
 
     Args:
-        form: `hf` (refused for a model that no Hugging Face class can hold) or `cerulea` (as it lies here).
+        form: `hf` (refused for a model that no Hugging Face class can hold), `cerulea` (as it lies here), or for an
+            agent `onnx`.
 
     Raises:
         Conflict: the folder is not empty.
         Invalid: the form does not fit.
     """
-    if form not in ("hf", "cerulea"):
-        raise Invalid(f"There is no format {form!r}.", fix="Use --format hf or --format cerulea.")
+    if form not in ("hf", "cerulea", "onnx"):
+        raise Invalid(f"There is no format {form!r}.", fix="Use --format hf, cerulea or onnx.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Conflict(f"{folder} is there already.", why="An export never overwrites.", fix="Name a new folder.")
     model = find_model(platform, label)
+    if model.plays or form == "onnx":
+        return _export_agent(model, folder, form)
     family = str(json.loads((model.folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
     if form == "hf" and family == "cerulea":
         raise Invalid(
@@ -114,6 +119,27 @@ def export_model(platform: Platform, label: str, folder: Path, form: str) -> str
     if model.card():
         write_json(folder / "card.json", model.card())
     return family
+
+
+def _export_agent(model: Model, folder: Path, form: str) -> str:
+    """An agent's folder as it lies here, or as an ONNX graph."""
+    check_plays(model)
+    if form == "hf":
+        raise ModelKindWrong(
+            f"{model.label} is an agent, which no Hugging Face class can hold.", fix="Use --format onnx or cerulea."
+        )
+    if form == "onnx":
+        from cerulea.games.catalog import make_game
+        from cerulea.train.agent import load_agent
+        from cerulea.train.export_onnx import export_onnx
+
+        agent = load_agent(model.folder)
+        game = make_game(agent.game, 1, **agent.about.get("options", {}))
+        agent.check(game)
+        export_onnx(agent, folder, agent.sides.players)
+        return "onnx"
+    shutil.copytree(model.folder, folder, ignore=shutil.ignore_patterns(MARK), dirs_exist_ok=True)
+    return "agent"
 
 
 def _copy_companions(source: Path, target: Path) -> None:

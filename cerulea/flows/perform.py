@@ -32,7 +32,8 @@ from cerulea.flows.link import Link
 from cerulea.flows.model_folders import keep_files
 from cerulea.flows.roots import check_at_start
 from cerulea.flows.runs import hold_run
-from cerulea.flows.train import Event, Note, Started, Trained, train
+from cerulea.flows.story import Event, Note, Started, Trained
+from cerulea.flows.train import train
 from cerulea.jobs.protocol import Ending
 from cerulea.store.blobs import Blobs
 from cerulea.train.recipe import recipe_from
@@ -165,8 +166,7 @@ def _ending(settings: Settings, trained: Trained, link: Link, signal_means: str)
         "step": trained.step,
         "model_step": trained.model_step,
         "train_s": round(trained.train_s, 3),
-        "bits_per_byte": trained.card.get("bits_per_byte"),
-        "loss": trained.card.get("loss"),
+        **trained.score,
     }
     model = None
     if not stopped or reason not in SAVED_ONLY:

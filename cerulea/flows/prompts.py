@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cerulea.core.errors import Invalid, PromptTooLong
 from cerulea.flows.ask import Prompt
@@ -44,15 +44,15 @@ async def read_prompts(served: Served, given: Given, *, begin: bool = False) -> 
     return tuple(Prompt(ids=_checked(served, ids)) for ids in lists)  # type: ignore[arg-type]
 
 
-async def encode(served: Served, texts: list[str]) -> list[list[int]]:
-    """Ids of texts in which special tokens may be spelled out."""
+async def encode(served: Served, texts: list[str], show: Callable[[str], str] = str) -> list[list[int]]:
+    """Ids of texts in which special tokens may be spelled out; `show` as `Tokenizer.encode_prompt` takes it."""
     tokenizer = served.tokenizer
     if sum(map(len, texts)) <= AT_ONCE and _pen.acquire(blocking=False):
         try:
-            return [tokenizer.encode_prompt(text) for text in texts]
+            return [tokenizer.encode_prompt(text, show) for text in texts]
         finally:
             _pen.release()
-    return await asyncio.to_thread(_encode, tokenizer, texts)
+    return await asyncio.to_thread(_encode, tokenizer, texts, show)
 
 
 async def _read_texts(served: Served, texts: list[str], begin: bool) -> tuple[Prompt, ...]:
@@ -61,8 +61,8 @@ async def _read_texts(served: Served, texts: list[str], begin: bool) -> tuple[Pr
     for text in texts:
         if len(text) > widest * served.context:
             raise PromptTooLong(
-                f"This model's maximum context length is {served.context:,} tokens; the prompt has more than "
-                f"{len(text) // widest:,}.",
+                f"This model's maximum context length is {served.context:,} tokens; the prompt has at least "
+                f"{-(-len(text) // widest):,}.",
                 fix="Shorten the prompt.",
             )
     found = await encode(served, texts)
@@ -72,9 +72,9 @@ async def _read_texts(served: Served, texts: list[str], begin: bool) -> tuple[Pr
     return tuple(Prompt(ids=tuple(ids) or start, text=text) for ids, text in zip(found, texts, strict=True))
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+def _encode(tokenizer: Tokenizer, texts: list[str], show: Callable[[str], str]) -> list[list[int]]:
     with _pen:
-        return [tokenizer.encode_prompt(text) for text in texts]
+        return [tokenizer.encode_prompt(text, show) for text in texts]
 
 
 def _checked(served: Served, ids: Sequence[int]) -> tuple[int, ...]:

@@ -18,21 +18,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cerulea.core.errors import CorpusInvalid, PathRefused, TokenizerInvalid
+from cerulea.core.errors import CeruleaError, CorpusInvalid, NotFound, PathRefused, TokenizerInvalid
 from cerulea.core.settings import Settings
 from cerulea.flows.agent import is_here
 from cerulea.jobs.protocol import Assignment
 from cerulea.people import Caller
 from cerulea.store.database import Tx
 from cerulea.text.corpus import BUILT_IN, open_corpus
-from cerulea.train.recipe import TextRecipe, recipe_from
+from cerulea.train.recipe import Recipe, TextRecipe, recipe_from
 
 MAGIC = "*?["
 LISTED = 10_000  # names of a folder among which the nearest is looked for
 REMEMBERED_MS = 7 * 86_400_000  # how long a worker that has gone may come back with files of its own
 
 
-def check_paths(settings: Settings, caller: Caller, recipe: TextRecipe, now: int, tx: Tx) -> None:
+def check_paths(settings: Settings, caller: Caller, recipe: Recipe, now: int, tx: Tx) -> None:
     """Refuse at submit what the caller may not name, and what no worker can find.
 
     Raises:
@@ -59,8 +59,9 @@ def check_at_start(assignment: Assignment, settings: Settings) -> None:
     recipe = recipe_from({**assignment.recipe, "name": assignment.name})
     roots = resolved(settings.roots)
     check_named(recipe, roots)
+    field = recipe.data.field if isinstance(recipe, TextRecipe) else ""
     for key, entry in paths_of(recipe):
-        for file in _files_of(key, entry, recipe.data.field):
+        for file in _files_of(key, entry, field):
             if not _within(file, roots):
                 raise _refused(key, entry, roots)
 
@@ -78,7 +79,7 @@ def paths_of(recipe: Any, at: str = "") -> Iterator[tuple[str, str]]:
                     yield key, entry
 
 
-def check_named(recipe: TextRecipe, roots: Sequence[Path]) -> None:
+def check_named(recipe: Recipe, roots: Sequence[Path]) -> None:
     """Refuse a recipe that names a path outside the roots (resolved ones), be it there or not.
 
     Raises:
@@ -122,7 +123,7 @@ def _split_glob(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 def _files_of(key: str, entry: str, field: str) -> Iterable[Path]:
     """All files that reading an entry would open; what is wrong with it otherwise is the run's to say."""
-    if key.startswith("tokenizer."):
+    if key.startswith(("tokenizer.", "model.")):
         folder = _expanded(entry)
         return folder.iterdir() if folder.is_dir() else [folder]
     try:
@@ -165,8 +166,14 @@ def _refused(key: str, entry: str, roots: Sequence[Path]) -> PathRefused:
     )
 
 
-def _missing(key: str, entry: str, bound: Sequence[Path] | None) -> CorpusInvalid | TokenizerInvalid:
+def _missing(key: str, entry: str, bound: Sequence[Path] | None) -> CeruleaError:
     near = _nearest(_expanded(entry), bound)
+    if key.startswith("model."):
+        return NotFound(
+            f"{key} names {entry[:200]!r}, and there is no such folder.",
+            why=f"The nearest name there is {str(near)!r}." if near else "",
+            fix="Name the folder of an agent.",
+        )
     kind = TokenizerInvalid if key.startswith("tokenizer.") else CorpusInvalid
     return kind(
         f"{key} names {entry[:200]!r}, and there is no such file or folder.",

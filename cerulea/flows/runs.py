@@ -10,20 +10,20 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cerulea.core.errors import Conflict, NotFound
 from cerulea.core.files import read_json
 from cerulea.core.settings import Settings
 from cerulea.nn.precision import Execution
-from cerulea.text.shards import Shards
-from cerulea.train.recipe import TextRecipe
+from cerulea.train.recipe import Recipe
 from cerulea.train.record import now, read_metrics, surroundings, update_record
 
 # Keys that end a run; a finished run goes on when one of them changes.
 LIMITS = ("steps", "tokens", "epochs", "minutes", "target_bits_per_byte", "patience")
 
 
-def unfinished_run(settings: Settings, recipe: TextRecipe) -> Path:
+def unfinished_run(settings: Settings, recipe: Recipe) -> Path:
     """The newest run of a recipe's name, if it did not reach its end or is given a later one.
 
     Raises:
@@ -35,7 +35,8 @@ def unfinished_run(settings: Settings, recipe: TextRecipe) -> Path:
     if not runs:
         raise NotFound(f"There is no run of {name!r} to resume.", fix="Start one: the same command without --resume.")
     record = read_json(runs[-1] / "run.json")
-    same_limits = all(record["recipe"]["train"].get(key) == getattr(recipe.train, key) for key in LIMITS)
+    limits = [key for key in LIMITS if hasattr(recipe.train, key)]
+    same_limits = all(record["recipe"]["train"].get(key) == getattr(recipe.train, key) for key in limits)
     if record.get("finished") and same_limits:
         raise Conflict(
             f"Run {runs[-1].name} is finished: {record['stop_reason']}.",
@@ -72,8 +73,12 @@ def list_runs(settings: Settings) -> list[Path]:
     return sorted(folders, key=lambda p: (read_json(p / "run.json")["began"], p.name))
 
 
-def begin_record(folder: Path, recipe: TextRecipe, shards: Shards, execution: Execution, resume: bool) -> None:
-    """Write run.json before the first step, or add a resume to it."""
+def begin_record(folder: Path, recipe: Recipe, beside: dict[str, Any], execution: Execution, resume: bool) -> None:
+    """Write run.json before the first step, or add a resume to it.
+
+    Args:
+        beside: what this kind of run keeps, such as what was read.
+    """
     if resume:
         record = read_json(folder / "run.json")
         entry = {"at": now(), "execution": execution.as_json(), "code": surroundings()["code"]}
@@ -92,10 +97,7 @@ def begin_record(folder: Path, recipe: TextRecipe, shards: Shards, execution: Ex
         began=now(),
         recipe=recipe.as_json(),
         recipe_digest=recipe.digest(),
-        corpus={
-            k: shards.meta[k] for k in ("corpus", "entries", "documents", "train_tokens", "valid_tokens", "valid_bytes")
-        },
-        tokenizer=shards.tokenizer,
+        **beside,
         execution=execution.as_json(),
         resumes=[],
         stop_reason="",

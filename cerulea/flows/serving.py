@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cerulea.core.errors import NotFound, NotReady
 from cerulea.core.values import Usage
-from cerulea.flows.bill import open_bill
+from cerulea.flows.bill import Keep, Order, open_bill
+from cerulea.flows.grammars import Checker
 from cerulea.flows.platform import Platform
 from cerulea.people import Caller
 from cerulea.serve.request import Delta, Request
@@ -63,6 +64,11 @@ class Served(Protocol):
         ...
 
     @property
+    def grammars(self) -> Checker:
+        """What tells whether a grammar can be met."""
+        ...
+
+    @property
     def context(self) -> int:
         """Most tokens of prompt and text together."""
         ...
@@ -107,6 +113,22 @@ class Offer:
     loaded: bool = False
 
 
+class Line(Protocol):
+    """Those who came for a loaded model and are not answered yet; counted by requests, as they come."""
+
+    def enter(self) -> None:
+        """Count one more.
+
+        Raises:
+            QueueFull: there is no place.
+        """
+        ...
+
+    def leave(self) -> None:
+        """One was answered, or has gone."""
+        ...
+
+
 class Host(Protocol):
     """What runs models."""
 
@@ -118,6 +140,10 @@ class Host(Protocol):
             NotReady: it is being loaded.
             ModelTooLarge: there is no room for it.
         """
+        ...
+
+    def line(self, caller: Caller, label: str) -> Line | None:
+        """The line of the loaded model that a label named when it was last asked for; never waits."""
         ...
 
     def models(self, caller: Caller) -> list[Offer]:
@@ -153,38 +179,16 @@ class Bill(Protocol):
         """Say that the request still runs; False where its hold is over."""
         ...
 
-    async def settle(self, usage: Usage, *, cached_tokens: int, finish: str) -> None:
-        """Charge what was used and give the rest back; once, a repeat does nothing."""
-        ...
-
-
-class OpenBill(Protocol):
-    """`flows.bill.open_bill`."""
-
-    def __call__(
-        self,
-        platform: Platform,
-        caller: Caller,
-        *,
-        request_id: str,
-        model: str,
-        endpoint: str,
-        prompt_tokens: int,
-        choices: int,
-        first_tokens: int,
-        most_tokens: int,
-        strict: bool,
-    ) -> Awaitable[Bill]:
-        """Hold the money of the prompt and of the first tokens, or of as many as there is money for.
+    async def settle(self, usage: Usage, *, cached_tokens: int, finish: str, keep: Keep | None = None) -> None:
+        """Charge what was used and give the rest back; once, a repeat does nothing.
 
         Args:
-            first_tokens, most_tokens: completion tokens of each of the `choices`.
-
-        Raises:
-            FundTooLow, CapReached: money says no.
-            RateLimited: not in this minute.
+            keep: what is written with it, both or neither; where it says no, nothing is charged.
         """
         ...
+
+
+OpenBill = Callable[[Platform, Caller, Order], Awaitable[Bill]]  # `flows.bill.open_bill`
 
 
 class Observer(Protocol):
@@ -230,6 +234,10 @@ class NoHost:
         """Nothing is found."""
         raise NotFound(f"There is no model {label[:100]!r} here.", why="This server runs no models.")
 
+    def line(self, caller: Caller, label: str) -> Line | None:
+        """None."""
+        return None
+
     def models(self, caller: Caller) -> list[Offer]:
         """None."""
         return []
@@ -269,11 +277,19 @@ class Gateway:
         Raises:
             NotReady: the server is about to stop; and as `Host.open`.
         """
+        self.refuse_if_draining()
+        return await self.host.open(caller, label)
+
+    def refuse_if_draining(self) -> None:
+        """Nothing is begun any more once the server is about to stop.
+
+        Raises:
+            NotReady: it is.
+        """
         if self.draining:
             raise NotReady(
                 "This server is about to stop.", why="Requests that run are finished first.", retry_after_s=5.0
             )
-        return await self.host.open(caller, label)
 
     @property
     def busy(self) -> bool:

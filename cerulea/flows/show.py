@@ -13,7 +13,7 @@ from cerulea.core.clock import iso
 from cerulea.core.errors import Failed, NotFound
 from cerulea.core.files import read_json
 from cerulea.flows.known import record_of, recorded, shown
-from cerulea.flows.model_folders import Model, find_model
+from cerulea.flows.model_folders import AGENT, CONFIG, Model, find_model
 from cerulea.flows.models import open_model
 from cerulea.flows.platform import Platform
 from cerulea.flows.runs import find_run
@@ -60,7 +60,7 @@ def show(platform: Platform, label: str) -> dict[str, Any]:
         "folder": str(model.folder),
         **_origin(platform, model),
         "card": model.card(),
-        "config": shown(read_json(model.folder / "config.json")),
+        "config": shown(read_json(model.folder / (AGENT if model.plays else CONFIG))),
         "run": record_of(platform.settings, _run_of(model)),
     }
 

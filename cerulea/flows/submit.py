@@ -27,7 +27,7 @@ from cerulea.flows.work import Desk
 from cerulea.jobs.job import Job, NewJob
 from cerulea.people import Caller
 from cerulea.store.database import Tx
-from cerulea.train.recipe import TextRecipe, recipe_from
+from cerulea.train.recipe import Recipe, recipe_from
 
 LONGEST_RECIPE = 65_536  # characters of JSON
 DEEPEST = 6  # tables in tables
@@ -199,7 +199,7 @@ def position(platform: Platform, job: Job) -> int | None:
 # -- checking ----------------------------------------------------------------------------------------
 
 
-def checked_recipe(wish: Wish) -> TextRecipe:
+def checked_recipe(wish: Wish) -> Recipe:
     """The recipe, every key of it checked.
 
     Raises:

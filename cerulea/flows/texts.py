@@ -8,7 +8,7 @@ Not here: how pieces come about (`flows.complete`).
 
 from __future__ import annotations
 
-from cerulea.flows.ask import Text, Told
+from cerulea.flows.ask import Text, Told, joined
 from cerulea.flows.complete import Completion
 
 
@@ -18,18 +18,10 @@ async def collect(completion: Completion) -> list[Text]:
     Raises:
         CeruleaError: what the request failed of.
     """
-    texts = [Text(one.index) for one in completion.sequences]
-    async for batch in completion.pieces():
-        for piece in batch:
-            whole = texts[piece.index]
-            whole.text += piece.text
-            whole.told += piece.told
-            whole.embedding += piece.embedding
-            whole.ids += piece.ids
-            whole.finish, whole.detail = piece.finish or whole.finish, piece.detail or whole.detail
+    pieces = [piece async for batch in completion.pieces() for piece in batch]
     if completion.error is not None:
         raise completion.error
-    return texts
+    return joined(len(completion.sequences), pieces)
 
 
 def best(completion: Completion, texts: list[Text], n: int) -> list[Text]:

@@ -1,4 +1,4 @@
-"""Games by name: those of the house, and anybody's through `gymnasium:ID` and `pettingzoo:MODULE`.
+"""Games by name: those of the house, and anybody's through `gymnasium:ID`, `pettingzoo:MODULE` and `python:MODULE`.
 
 Not here: the games.
 """
@@ -6,6 +6,9 @@ Not here: the games.
 from __future__ import annotations
 
 import difflib
+import importlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cerulea.core.errors import GameInvalid, NotFound
@@ -18,54 +21,74 @@ GAMES = {
     "connect-four": "four in a row on seven columns, two players in turn",
     "cartpole": "Gymnasium's CartPole-v1: a pole to be kept upright, one player",
 }
-OTHERS = ("gymnasium:", "pettingzoo:")
+OTHERS = ("gymnasium:", "pettingzoo:", "python:")
 
 
-def make_game(name: str, matches: int, **options: Any) -> Game:
+def make_game(name: str, matches: int, /, **options: Any) -> Game:
     """A game with so many matches.
 
     Args:
-        name: one of GAMES, `gymnasium:ID` (`gymnasium:Acrobot-v1`) or `pettingzoo:MODULE` (`pettingzoo:classic.tictactoe_v3`).
+        name: one of GAMES, `gymnasium:ID` (`gymnasium:Acrobot-v1`), `pettingzoo:MODULE`
+        (`pettingzoo:classic.tictactoe_v3`), or `python:MODULE`, a module of one's own with
+        make_game(matches, **options).
         options: what the game is made with.
 
     Raises:
         NotFound: there is no such game; the nearest name is told.
         GameInvalid: it is there and cannot be made so.
     """
+    if matches < 1:
+        raise GameInvalid(f"{name} cannot be made with {matches} matches.", fix="Make it with 1 or more.")
+    make = _maker(name)
     try:
-        return _made(name, matches, options)
+        return make(matches, **options)
     except TypeError as error:
         raise GameInvalid(
             f"{name} cannot be made with {', '.join(options) or 'no options'}: {error}.", fix="Correct game.options."
         ) from error
 
 
-def _made(name: str, matches: int, options: dict[str, Any]) -> Game:
-    if name == "rift" or name.startswith("rift-"):
-        preset = name.removeprefix("rift-")
-        if name in GAMES:
-            from cerulea.games.rift.env import Rift
+def _maker(name: str) -> Callable[..., Game]:
+    """What makes the game of that name; nothing is imported but what it needs."""
+    kind, _, rest = name.partition(":")
+    if name in ("rift", "rift-skirmish", "rift-duel"):
+        from cerulea.games.rift.env import Rift
 
-            return Rift(preset, matches, **options)
+        return partial(Rift, name.removeprefix("rift-"))
     if name == "connect-four":
         from cerulea.games.connect_four import ConnectFour
 
-        return ConnectFour(matches, **options)
+        return ConnectFour
     if name == "cartpole":
+        from cerulea.games.cartpole import CartPole
+
+        return CartPole
+    if kind == "gymnasium" and rest:
         from cerulea.games.gymnasium_in import GymnasiumGame
 
-        return GymnasiumGame("CartPole-v1", matches, name="cartpole", **options)
-    if name.startswith("gymnasium:"):
-        from cerulea.games.gymnasium_in import GymnasiumGame
-
-        return GymnasiumGame(name.removeprefix("gymnasium:"), matches, **options)
-    if name.startswith("pettingzoo:"):
+        return partial(GymnasiumGame, rest)
+    if kind == "pettingzoo" and rest:
         from cerulea.games.pettingzoo_in import PettingZooGame
 
-        return PettingZooGame(name.removeprefix("pettingzoo:"), matches, **options)
+        return partial(PettingZooGame, rest)
+    if kind == "python" and rest:
+        return _own(rest)
     near = difflib.get_close_matches(name, [*GAMES, *OTHERS], n=1, cutoff=0.4)
     raise NotFound(
         f"There is no game {name!r}.",
         why=f"The nearest is {near[0]!r}." if near else "",
-        fix="cerulea games lists them; gymnasium:ID and pettingzoo:MODULE name other people's.",
+        fix="cerulea games lists them; gymnasium:ID, pettingzoo:MODULE and python:MODULE name other people's.",
     )
+
+
+def _own(module: str) -> Callable[..., Game]:
+    """A module's `make_game`; nothing else of it is called, for names come over the wire too."""
+    try:
+        found: Callable[..., Game] = importlib.import_module(module).make_game
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise NotFound(
+            f"There is no game python:{module}: {error}.",
+            why="A module on Python's path is looked for, and make_game(matches, **options) in it.",
+            fix="Install the module, or set PYTHONPATH to its folder.",
+        ) from error
+    return found

@@ -44,7 +44,8 @@ class ConnectFour:
 
     name, version = "connect-four", "1"
     schema = SCHEMA
-    players, teams = 2, (0, 1)
+    players = 2
+    teams: tuple[int, ...] = (0, 1)
     bots: tuple[str, ...] = ("taker",)  # takes a win, else blocks one, else draws a column
     meters: tuple[str, ...] = ()
     step_s, limit = 0.0, 0

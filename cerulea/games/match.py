@@ -2,8 +2,8 @@
 
 In:      a game, a player for each side (or each place), seeds.
 Out:     results with sides swapped by halves, and replays.
-Kept:    a match is decided by its seed and its players; what stands beside it changes nothing. A match that is cut off by
-         the limit of time counts as a timeout and not as a win, whoever was ahead.
+Kept:    a match is decided by its seed and its players; what stands beside it changes nothing. A match that is cut
+         off by the limit of time counts as a timeout and not as a win, whoever was ahead.
 Not here: agents (`train.agent`), files of replays (`replay`), ratings (`rating`).
 """
 
@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cerulea.core.errors import GameInvalid, NotFound
+from cerulea.core.errors import GameBroken, GameInvalid, NotFound
 from cerulea.core.seeds import mixed
 from cerulea.games.game import (
     ActionArray,
@@ -34,6 +34,7 @@ from cerulea.games.replay import Replay, replay_of
 
 RANDOM = "random"
 MOST_TOGETHER = 256  # matches of a series that are played at once
+MOST_STEPS = 1_000_000  # of a match; a game without a limit that goes on longer has no end
 
 
 class Player(Protocol):
@@ -58,7 +59,7 @@ def uniform_draws(seed_M: SeedArray, step: int, players: int, heads: int) -> Flo
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
-    return ((z >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24)
+    return np.asarray((z >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24), np.float32)
 
 
 def random_actions(mask_MPN: BoolArray, heads: tuple[Head, ...], seed_M: SeedArray, step: int) -> ActionArray:
@@ -180,10 +181,14 @@ def play_match(game: Game, players: Sequence[Player], *, seed: int, labels: Sequ
     Args:
         game: of one match.
         players: one for each team, or for each place.
+        labels: what the replay calls them; a bot's is `bot:NAME`.
+
+    Raises:
+        GameInvalid: neither so many players; GameBroken: the match has no end.
     """
     assert game.matches == 1
-    seats = list(range(game.players)) if len(players) == game.players else list(game.teams)
     names = list(labels) or [f"player {i}" for i in range(len(players))]
+    seats = [int(place) for place in seats_of(game, [str(i) for i in range(len(players))])]
     played = _Table(game, players, np.array([seats]), np.array([seed], np.uint64))
     while not played.tick.ended_M[0]:
         played.step()
@@ -210,6 +215,12 @@ class _Table:
 
     def step(self) -> None:
         over_M = self.tick.ended_M.copy()
+        if self.number >= (self.game.limit or MOST_STEPS):
+            raise GameBroken(
+                f"{self.game.name} has not ended after {self.number:,} steps.",
+                why="A match needs an end to be won.",
+                fix="Give the game a limit of steps.",
+            )
         self.game.observe(self.look)
         for player, rows_MP in zip(self.players, self.rows, strict=True):
             if rows_MP.any():
@@ -239,6 +250,9 @@ def play_series(
         make: makes the game with so many matches.
         keep: how many replays to keep, of the first matches.
         report: told (done, total) while it goes on.
+
+    Raises:
+        GameInvalid: a game without two sides; GameBroken: one whose matches have no end.
     """
     outcomes: list[Outcome] = []
     replays: list[Replay] = []

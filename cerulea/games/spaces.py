@@ -1,43 +1,66 @@
 """Gymnasium's spaces as a schema: what is seen as named numbers, what is done as discrete choices.
 
-Not here: environments (`gymnasium_in`, `pettingzoo_in`).
+In:      a space of an environment.
+Out:     a Reader of its observations; heads, and what makes an action of one choice from each; masks as one row.
+Kept:    a space of another kind, a number that is not finite and a mask that fits no action are refused by name.
+Not here: environments (`gymnasium_in`, `vector_in`, `pettingzoo_in`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from cerulea.core.errors import GameInvalid
-from cerulea.games.game import Head
+from cerulea.core.errors import GameBroken, GameInvalid
+from cerulea.games.game import BoolArray, FloatArray, Head
 
 BINS = 11  # of each dimension of an action that is a number
-LARGE = 100.0  # bounds beyond this say nothing of the scale
+LARGE = 100.0  # numbers whose bounds are beyond this, such as pixels, are scaled to [-1, 1]; others stay as they are
+ENDLESS = 1e6  # bounds beyond this say nothing of the scale
 
 
-def flat_names(space: Any, name: str = "x") -> tuple[str, ...]:
-    """A name for each number that an observation becomes.
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A name for each number that an observation becomes, and what makes them."""
+
+    names: tuple[str, ...]
+    read: Callable[[Any], FloatArray]
+
+
+def reader(space: Any, name: str = "x") -> Reader:
+    """What reads observations of a space.
 
     Raises:
         GameInvalid: a space of another kind.
     """
     if isinstance(space, spaces.Box):
-        size = int(np.prod(space.shape, dtype=np.int64))
-        return tuple(f"{name}_{i}" for i in range(size))
+        return Reader(_numbered(name, space.shape), _box(space))
     if isinstance(space, spaces.Discrete):
-        return tuple(f"{name}_is_{i}" for i in range(int(space.n)))
+        count, start = int(space.n), int(space.start)
+        one = np.eye(count, dtype=np.float32)
+        return Reader(tuple(f"{name}_is_{i}" for i in range(count)), lambda value: one[int(value) - start])
     if isinstance(space, spaces.MultiBinary):
-        return tuple(f"{name}_{i}" for i in range(int(np.prod(space.shape, dtype=np.int64))))
+        return Reader(_numbered(name, space.shape), lambda value: np.asarray(value, np.float32).ravel())
     if isinstance(space, spaces.MultiDiscrete):
-        return tuple(f"{name}_{i}_is_{k}" for i, n in enumerate(space.nvec.ravel()) for k in range(int(n)))
+        sizes, starts = space.nvec.ravel().astype(np.int64), space.start.ravel()
+        first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+
+        def read_many(value: Any) -> FloatArray:
+            out = np.zeros(int(sizes.sum()), np.float32)
+            out[first + np.ravel(value) - starts] = 1.0
+            return out
+
+        return Reader(tuple(f"{name}_{i}_is_{k}" for i, n in enumerate(sizes) for k in range(int(n))), read_many)
     if isinstance(space, spaces.Dict):
-        return tuple(n for key in space.spaces for n in flat_names(space[key], f"{name}_{key}"))
+        return _together(list(space.spaces), [reader(part, f"{name}_{key}") for key, part in space.spaces.items()])
     if isinstance(space, spaces.Tuple):
-        return tuple(n for i, part in enumerate(space.spaces) for n in flat_names(part, f"{name}_{i}"))
+        parts = [reader(part, f"{name}_{i}") for i, part in enumerate(space.spaces)]
+        return _together(list(range(len(parts))), parts)
     raise GameInvalid(
         f"Observations of {type(space).__name__} cannot be read.",
         why="Numbers (Box), choices (Discrete, MultiDiscrete, MultiBinary), and Dict and Tuple of these can.",
@@ -45,36 +68,42 @@ def flat_names(space: Any, name: str = "x") -> tuple[str, ...]:
     )
 
 
-def flatten(space: Any, value: Any) -> NDArray[np.float32]:
-    """An observation as numbers, in the order of `flat_names`; bounded ones are scaled to [-1, 1]."""
-    if isinstance(space, spaces.Box):
-        plain = np.asarray(value, np.float32).ravel()
-        low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-        bounded = (np.abs(low) >= 2) | (np.abs(high) > 2)
-        scaled = bounded & np.isfinite(low) & np.isfinite(high) & (high > low) & (np.abs(high) <= 1e6)
-        scaled &= (np.abs(low) > LARGE) | (np.abs(high) > LARGE)
-        if scaled.any():
-            wide = np.where(scaled, high - low, 1.0)
-            plain = np.where(scaled, 2 * (plain - np.where(scaled, low, 0)) / wide - 1, plain).astype(np.float32)
-        return plain
-    if isinstance(space, spaces.Discrete):
-        return np.eye(int(space.n), dtype=np.float32)[int(value) - int(space.start)]
-    if isinstance(space, spaces.MultiBinary):
-        return np.asarray(value, np.float32).ravel()
-    if isinstance(space, spaces.MultiDiscrete):
-        parts = [
-            np.eye(int(n), dtype=np.float32)[int(v)] for n, v in zip(space.nvec.ravel(), np.ravel(value), strict=True)
-        ]
-        return np.concatenate(parts)
-    if isinstance(space, spaces.Dict):
-        return np.concatenate([flatten(space[key], value[key]) for key in space.spaces])
-    return np.concatenate([flatten(part, v) for part, v in zip(space.spaces, value, strict=True)])
+def _numbered(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(f"{name}_{i}" for i in range(int(np.prod(shape, dtype=np.int64))))
 
 
-def choices(space: Any) -> tuple[tuple[Head, ...], Callable[[NDArray[np.int32]], Any]]:
+def _box(space: Any) -> Callable[[Any], FloatArray]:
+    low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        far = np.maximum(np.abs(low), np.abs(high))
+        scaled = (far > LARGE) & (far <= ENDLESS) & (high > low)
+        slope = np.where(scaled, 2 / np.where(scaled, high - low, 1.0), 1.0)
+        shift = np.where(scaled, -1 - slope * np.where(scaled, low, 0.0), 0.0)
+    if not scaled.any():
+        return lambda value: np.asarray(value, np.float32).ravel()
+    return lambda value: (np.asarray(value, np.float64).ravel() * slope + shift).astype(np.float32)
+
+
+def _together(keys: list[Any], parts: list[Reader]) -> Reader:
+    names = tuple(name for part in parts for name in part.names)
+    reads = [(key, part.read) for key, part in zip(keys, parts, strict=True)]
+    if not reads:
+        return Reader((), lambda value: np.zeros(0, np.float32))
+    return Reader(names, lambda value: np.concatenate([read(value[key]) for key, read in reads]))
+
+
+def without_mask(space: Any) -> tuple[Any, bool]:
+    """A space without its `action_mask`, and whether it had one."""
+    if not isinstance(space, spaces.Dict) or "action_mask" not in space.spaces:
+        return space, False
+    return spaces.Dict({key: part for key, part in space.spaces.items() if key != "action_mask"}), True
+
+
+def choices(space: Any, bins: int = BINS) -> tuple[tuple[Head, ...], Callable[[NDArray[np.int32]], Any]]:
     """An action space as heads, and what makes an action of it from one choice of each head.
 
-    A Box becomes one head for each of its numbers, with BINS values between its bounds.
+    A Box becomes one head for each of its numbers, with `bins` values from bound to bound (a Box of whole numbers at
+    most as many as there are).
 
     Raises:
         GameInvalid: a space of another kind.
@@ -92,13 +121,75 @@ def choices(space: Any) -> tuple[tuple[Head, ...], Callable[[NDArray[np.int32]],
         heads = tuple(Head(name=f"action_{i}", actions=("0", "1")) for i in range(size))
         return heads, lambda chosen: np.array(chosen, np.int8).reshape(space.shape)
     if isinstance(space, spaces.Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all():
-        low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-        names = [tuple(f"{v:.3g}" for v in np.linspace(a, b, BINS)) for a, b in zip(low, high, strict=True)]
-        heads = tuple(Head(name=f"action_{i}", actions=own) for i, own in enumerate(names))
-        step = (high - low) / (BINS - 1)
-        return heads, lambda chosen: (low + step * np.asarray(chosen)).reshape(space.shape).astype(space.dtype)
+        return _binned(space, bins)
     raise GameInvalid(
         f"Actions of {type(space).__name__} cannot be chosen.",
         why="Discrete, MultiDiscrete, MultiBinary and bounded Box can.",
         fix="Wrap the environment so that it takes one of these.",
     )
+
+
+def _binned(space: Any, bins: int) -> tuple[tuple[Head, ...], Callable[[NDArray[np.int32]], Any]]:
+    if bins < 2:
+        raise GameInvalid(f"game.options.bins is {bins}.", fix="Use 2 or more.")
+    low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
+    values = [np.linspace(a, b, bins) for a, b in zip(low, high, strict=True)]
+    if np.issubdtype(space.dtype, np.integer):
+        values = [np.unique(np.rint(own)) for own in values]
+    heads = tuple(Head(name=f"action_{i}", actions=tuple(f"{v:.6g}" for v in own)) for i, own in enumerate(values))
+
+    def act(chosen: NDArray[np.int32]) -> Any:
+        plain = np.array([own[k] for own, k in zip(values, chosen, strict=True)]).reshape(space.shape)
+        # A bound of 32 bits, read with 64 and rounded back, could lie beyond itself.
+        return np.clip(plain.astype(space.dtype), space.low, space.high)
+
+    return heads, act
+
+
+def read_mask(name: str, mask: Any, heads: tuple[Head, ...]) -> BoolArray:
+    """An `action_mask` as one row over all heads: given as that row, or as one part for each head.
+
+    Raises:
+        GameBroken: it is of another length.
+    """
+    parts = mask if isinstance(mask, tuple | list) else [mask]
+    row = np.concatenate([np.asarray(part).ravel() for part in parts]) if len(parts) else np.zeros(0)
+    if len(row) != sum(head.size for head in heads):
+        raise GameBroken(
+            f"{name} gives an action_mask of {len(row)} entries for {sum(head.size for head in heads)} actions.",
+            why="A mask says of every action of every head whether it is legal.",
+            fix="Correct the environment's action_mask.",
+        )
+    return row.astype(np.bool_)
+
+
+def check_seen(name: str, seen: FloatArray, reward: float = 0.0) -> None:
+    """Refuse what nothing can be learned from.
+
+    Raises:
+        GameBroken: something is not finite.
+    """
+    if not (np.isfinite(seen).all() and np.isfinite(reward)):
+        what = "shows" if np.isfinite(reward) else "pays"
+        raise GameBroken(
+            f"{name} {what} a number that is not finite.",
+            why="Nothing can be learned from it, and it would spoil everything else.",
+            fix=f"Correct what the environment {what}.",
+        )
+
+
+def check_legal(name: str, mask: BoolArray, heads: tuple[Head, ...]) -> None:
+    """Refuse a mask without any legal action for who is to act.
+
+    Raises:
+        GameBroken: a head has none.
+    """
+    first = 0
+    for head in heads:
+        if not mask[first : first + head.size].any():
+            raise GameBroken(
+                f"{name} leaves a player who is to act without any legal action of {head.name!r}.",
+                why="Whoever acts needs one; who does not act may have none.",
+                fix="End the match, or add an action that does nothing.",
+            )
+        first += head.size

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cerulea.core.cores import usable_cores, usable_threads
 from cerulea.core.errors import Invalid
+from cerulea.core.memory import usable_memory
 from cerulea.nn.decoder import Decoder
 from cerulea.nn.shape import DecoderShape
 
@@ -116,12 +117,11 @@ def measure_machine(device: torch.device, threads: int) -> Machine:
         for i in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(i)
             gpus.append({"name": properties.name, "memory_bytes": properties.total_memory})
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return Machine(
         device=device.type,
         cores=usable_cores(),
         threads=threads,
-        memory_bytes=memory,
+        memory_bytes=usable_memory(),
         matmul_fp32_gflops=round(fp32, 1),
         matmul_bf16_gflops=round(bf16, 1),
         memory_read_gb_per_s=round(read, 1),

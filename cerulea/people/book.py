@@ -12,6 +12,7 @@ from cerulea.core.errors import Conflict, Invalid, KeyEnded, KeyUnknown, NotFoun
 from cerulea.core.names import NAME_RULE, is_name
 from cerulea.people.audit import AuditEvent, read_events, write_event
 from cerulea.people.keys import new_key, read_key
+from cerulea.people.known import Known
 from cerulea.people.roles import ROLES, Caller, check_role, checked_scopes, reaches_all
 from cerulea.people.rows import (
     KEYS,
@@ -46,6 +47,7 @@ class People:
         self._used: dict[str, int] = {}  # prefix → last use that is not written down yet
         self._noted = clock.elapsed()
         self._lock = threading.Lock()
+        self.known = Known(clock)
 
     # Teams and persons
 
@@ -213,7 +215,9 @@ class People:
             self.record(actor, "person.join", person, team, {"role": role}, tx=tx)
             return Member(person=person, team=team, role=role)
 
-        return self.database.within(tx, work)
+        made = self.database.within(tx, work)
+        self.known.forget()
+        return made
 
     def leave(self, person: str, *, team: str, actor: str, tx: Tx | None = None) -> None:
         """Take a person's role in a team; the keys for it open nothing from then on.
@@ -230,6 +234,7 @@ class People:
             self.record(actor, "person.leave", person, team, tx=tx)
 
         self.database.within(tx, work)
+        self.known.forget()
 
     def caller(self, person: str = OWNER, team: str = HOME) -> Caller:
         """Whoever sits at the machine itself, who needs no key.
@@ -312,7 +317,9 @@ class People:
                 self.record(actor, "key.revoke", short, row.team, {"name": row.name, "person": row.person}, tx=tx)
             return read_api_key(find_key(tx, short))
 
-        return self.database.within(tx, work)
+        made = self.database.within(tx, work)
+        self.known.forget()
+        return made
 
     def api_keys(self, *, teams: Collection[str] | None = None, person: str = "") -> list[ApiKey]:
         """All keys that were ever issued, the newest first."""
@@ -335,7 +342,7 @@ class People:
             KeyUnknown: none, mistyped, or never issued.
             KeyEnded: revoked, expired, or its person has left the team.
         """
-        key, now = read_key(bearer), self.clock.now() if now is None else now
+        key, now, looked = read_key(bearer), self.clock.now() if now is None else now, self.clock.elapsed()
         with self.database.read() as tx:
             row = find_key(tx, key.prefix)
         if row is None or not key.is_of(row.hash):
@@ -353,7 +360,8 @@ class People:
         scopes = ROLES[row.role]
         if row.scopes:
             scopes &= frozenset(row.scopes.split())
-        return Caller(person=row.person, team=row.team, role=row.role, key=key.prefix, scopes=scopes)
+        caller = Caller(person=row.person, team=row.team, role=row.role, key=key.prefix, scopes=scopes)
+        return self.known.note(row.hash, caller, row.expires_at, looked)
 
     def key_reaches_all(self, prefix: str) -> bool:
         """Whether a key is a whole admin's by now; a key that has ended is judged by its person's role."""

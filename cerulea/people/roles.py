@@ -14,17 +14,19 @@ SCOPES = {
     "fund:write": "create funds, grant, draw, set caps",
     "models:read": "see and use models",
     "models:write": "import, alias and retire models",
+    "matches:read": "see games, matches and replays, and watch",
+    "matches:write": "begin matches, and play in them",
     "people:read": "see teams, persons and keys",
     "people:write": "make teams and persons, issue and revoke keys",
     "audit:read": "see the log of what was done and audit the books",
     "work": "claim jobs and report on them, as a worker does",
 }
 
-_READ = {"jobs:read", "fund:read", "models:read"}
+_READ = {"jobs:read", "fund:read", "models:read", "matches:read"}
 ROLES: dict[str, frozenset[str]] = {
     "viewer": frozenset(_READ),
-    "developer": frozenset({*_READ, "jobs:write", "models:write"}),
-    "operator": frozenset({*_READ, "jobs:write", "models:write", "people:read", "audit:read"}),
+    "developer": frozenset({*_READ, "jobs:write", "models:write", "matches:write"}),
+    "operator": frozenset({*_READ, "jobs:write", "models:write", "matches:write", "people:read", "audit:read"}),
     "finance": frozenset({"fund:read", "fund:write", "people:read", "audit:read"}),
     "admin": frozenset(SCOPES) - {"work"},
     "service": frozenset({"work", "models:read"}),

@@ -16,7 +16,8 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cerulea.core.errors import CeruleaError, EngineFailed, Invalid, PromptTooLong, QueueFull
@@ -25,75 +26,14 @@ from cerulea.serve.plan import Chunk, Runner
 from cerulea.serve.prefix import LEAST_SHARED, Rows
 from cerulea.serve.request import Delta, Finish, Request, TokenLogprob
 from cerulea.serve.scheduler import Scheduler
+from cerulea.serve.sequence import Sequence
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
+COMPILE_LOOK_S = 0.02  # how long an engine that has nothing else to do looks at a grammar that is being compiled
+
 log = logging.getLogger("cerulea.serve")
-
-
-class Grammar(Protocol):
-    """What a sequence may write next."""
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing may follow."""
-        ...
-
-    def mask(self) -> np.ndarray:
-        """allowed_V, bool."""
-        ...
-
-    def advance(self, token: int) -> None:
-        """This token was written."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One request on its way."""
-
-    request: Request
-    tokens: list[int]  # the prompt, and what was written
-    leased: int
-    last_lease: bool = False  # there will be no more
-    row: int = -1
-    computed: int = 0  # tokens whose keys and values are in the row
-    cached: int = 0  # of the prompt, copied instead of computed
-    grammar: Grammar | None = None
-    picker_state: Any = None  # what the picker keeps of it (counts for penalties)
-    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
-    hidden_sum: Any = None  # for an embedding
-    came_at: float = 0.0  # seconds, of the engine's clock
-    started_at: float = 0.0
-    first_at: float = 0.0
-
-    @property
-    def id(self) -> str:
-        """Its request's."""
-        return self.request.id
-
-    @property
-    def team(self) -> str:
-        """Whose."""
-        return self.request.team
-
-    @property
-    def written(self) -> int:
-        """Tokens written."""
-        return len(self.tokens) - len(self.request.prompt)
-
-    @property
-    def to_read(self) -> int:
-        """Tokens that are known and not computed yet."""
-        return len(self.tokens) - self.computed
-
-    @property
-    def may_go_on(self) -> bool:
-        """Whether computing its last known token is of use: a token after it is leased, or none is asked for."""
-        most = self.request.sampling.max_tokens
-        return self.request.embed or most == 0 or self.written < min(self.leased, most)
 
 
 class Picker(Protocol):
@@ -108,7 +48,7 @@ class Picker(Protocol):
         ...
 
     def begin(self, sequence: Sequence) -> None:
-        """A sequence is about to be picked for: its grammar is made here.
+        """A sequence is about to wait for its turn: its grammar is made here, in a thread that does nothing else.
 
         Raises:
             GrammarInvalid: nothing can meet it.
@@ -164,6 +104,8 @@ class Engine:
         self._by_id: dict[str, Sequence] = {}
         self._running: list[Sequence] = []
         self._ended: list[Delta] = []  # since the last step
+        self._compiling: dict[str, tuple[Sequence, Future[None]]] = {}  # whose grammars are
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._read = self._written = self._steps = 0
         self.failures = 0  # steps that failed one after the other
         self._step_ms = 0.0
@@ -171,7 +113,8 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether a step would do nothing."""
-        return not self._ended and not self.scheduler.waiting and not self.scheduler.plan(self._running)
+        line = self._ended or self._compiling or self.scheduler.waiting
+        return not line and not self.scheduler.plan(self._running)
 
     @property
     def stats(self) -> Stats:
@@ -194,19 +137,22 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Let a request wait for its turn.
 
+        One with a grammar waits until that is compiled, in a thread of its own; one that nothing can meet ends it.
+
         Raises:
             PromptTooLong: it leaves no room for a token in the context.
             QueueFull: too much waits already.
-            Invalid, GrammarInvalid: an id outside the vocabulary, a grammar that nothing can meet.
+            Invalid: an id outside the vocabulary.
         """
         assert request.id not in self._by_id, request.id
         self._check(request)
         sequence = Sequence(request, list(request.prompt), request.leased, came_at=self.clock())
-        if request.sampling.grammar:
-            self.picker.begin(sequence)
         self._by_id[request.id] = sequence
         self._waiting_tokens += len(request.prompt)
-        self.scheduler.add(sequence, self._running)
+        if request.sampling.grammar:
+            self._compiling[sequence.id] = (sequence, self._compiler.submit(self.picker.begin, sequence))
+        else:
+            self.scheduler.add(sequence, self._running)
 
     def lease(self, request_id: str, tokens: int) -> None:
         """Let a sequence write this many tokens in all. The same number again says that there will be no more."""
@@ -230,7 +176,7 @@ class Engine:
         self._ended.append(self._end(sequence, "abort"))
 
     def _leave_line(self, sequence: Sequence) -> None:
-        if self.scheduler.drop(sequence):
+        if self._compiling.pop(sequence.id, None) is not None or self.scheduler.drop(sequence):
             self._waiting_tokens -= len(sequence.request.prompt)
 
     # -- a step ------------------------------------------------------------------------------------
@@ -238,10 +184,13 @@ class Engine:
     def step(self) -> list[Delta]:
         """Start who may start, compute one step, and say what it brought."""
         deltas, self._ended = self._ended, []
+        self._take_compiled(deltas)
         self._give_up(deltas)
         self._start()
         plan = self.scheduler.plan(self._running)
         if not plan:
+            if self._compiling and not deltas:  # nothing else is to be done
+                wait([compiling for _, compiling in self._compiling.values()], COMPILE_LOOK_S, FIRST_COMPLETED)
             return deltas
         began = self.clock()
         # Deterministic sequences, and those that are embedded, are computed in passes of their own.
@@ -266,6 +215,17 @@ class Engine:
         self._steps += 1
         self._step_ms = took
         return deltas
+
+    def _take_compiled(self, deltas: list[Delta]) -> None:
+        """Let those wait for their turn whose grammar is compiled."""
+        for one, compiling in [found for found in self._compiling.values() if found[1].done()]:
+            if (error := compiling.exception()) is None:
+                del self._compiling[one.id]
+                self.scheduler.add(one, self._running)
+                continue
+            self._leave_line(one)
+            failure = error if isinstance(error, CeruleaError) else _failed(error)
+            deltas.append(self._end(one, "error", detail=json.dumps(failure.as_json())))
 
     def _give_up(self, deltas: list[Delta]) -> None:
         """Refuse what has waited too long."""
@@ -434,7 +394,7 @@ class Engine:
         return max(1.0, 64 * self._step_ms / 1000 / max(1, self.scheduler.most_running))
 
 
-def _failed(error: Exception) -> EngineFailed:
+def _failed(error: BaseException) -> EngineFailed:
     return EngineFailed(
         f"The engine failed on this request: {type(error).__name__}: {str(error)[:300]}.",
         fix="Try again; if it happens again, look at the server's log.",

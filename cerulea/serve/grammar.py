@@ -95,6 +95,10 @@ class Grammars:
         self._library: Any = None
         self._compiled: OrderedDict[str, Any] = OrderedDict()
 
+    def knows(self, grammar: str) -> bool:
+        """Whether it is compiled already; any thread may ask."""
+        return grammar in self._compiled
+
     def start(self, grammar: str) -> Grammar:
         """The beginning of a text of the grammar.
 

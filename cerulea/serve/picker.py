@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from cerulea.core.errors import EngineFailed, GrammarInvalid
 from cerulea.serve import sampler
-from cerulea.serve.engine import Sequence
 from cerulea.serve.request import TokenLogprob
+from cerulea.serve.sequence import Sequence
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,7 +3,8 @@
 In:      on standard input, one line of JSON a message: first the options (`Options`), then
          {"submit": request}, {"lease": [id, tokens]}, {"abort": id}.
 Out:     on standard output: {"ready": {...}} or {"failed": error}, then after each step {"deltas": [...], "stats": {}}.
-Kept:    it ends when its input ends, so it never outlives who started it; whatever a library prints goes to standard
+Kept:    it ends when its input ends, and while it loads, when nobody reads its input, with the process that started it;
+         whatever a library prints goes to standard
          error. A request that is refused is answered with a delta, as one that failed is.
 Not here: who starts it (`flows.host`), what an engine does (`engine`, `vllm_engine`).
 """
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from cerulea.core.errors import CeruleaError, Failed
+from cerulea.core.parent import die_with_parent
 from cerulea.core.values import Usage
 from cerulea.serve.engine import Stats
 from cerulea.serve.request import Delta, Request, request_from_json
@@ -135,6 +137,7 @@ def main(make: Callable[[Options], tuple[Steps, dict[str, Any]]]) -> int:
     Args:
         make: the engine for the options, and what to say of it when it is ready.
     """
+    die_with_parent()
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print must not stand between our lines
 

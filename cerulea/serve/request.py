@@ -9,7 +9,7 @@ Not here: torch, text (`text.stream`), which request runs when (`scheduler`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from cerulea.core.values import Usage
@@ -55,7 +55,12 @@ class Request:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        sampling = {name: getattr(self.sampling, name) for name in _SAMPLING}
+        return {**{name: getattr(self, name) for name in _REQUEST}, "sampling": sampling}
+
+
+# asdict copies every value deeply, which takes longer than writing the JSON.
+_SAMPLING, _REQUEST = (tuple(spec.name for spec in fields(kind)) for kind in (SamplingParams, Request))
 
 
 @dataclass(frozen=True, slots=True)

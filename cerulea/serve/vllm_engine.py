@@ -34,51 +34,23 @@ from cerulea.core.values import Usage
 from cerulea.serve.engine import Stats
 from cerulea.serve.request import Delta, Finish, Request, TokenLogprob
 from cerulea.serve.scheduler import SPARE_ROWS, Scheduler
+from cerulea.serve.sequence import Tracked
 
 log = logging.getLogger("cerulea.serve")
 
 STRUCTURED = {"schema": "json", "regex": "regex", "lark": "grammar", "json_object": "json_object"}  # ours, and vLLM's
 
 
-@dataclass(slots=True, eq=False)
-class _Sequence:
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Sequence(Tracked):
     """One request on its way: in a line, open in vLLM, or standing still until it is leased more."""
 
-    request: Request
-    tokens: list[int]  # the prompt, and what was written
-    leased: int
     salt: str  # who has the same one may read its cached prefixes
-    came_at: float  # seconds, of the engine's clock
-    last_lease: bool = False  # there will be no more
     waiting: bool = False
     opened: str = ""  # id of its vLLM request
     read: bool = False  # the prompt
-    cached: int = 0  # tokens of it that were
-    started_at: float = 0.0
-    first_at: float = 0.0
 
     to_read = 1  # vLLM plans its own steps
-
-    @property
-    def id(self) -> str:
-        """Its request's."""
-        return self.request.id
-
-    @property
-    def team(self) -> str:
-        """Whose."""
-        return self.request.team
-
-    @property
-    def written(self) -> int:
-        """Tokens written."""
-        return len(self.tokens) - len(self.request.prompt)
-
-    @property
-    def may_go_on(self) -> bool:
-        """Whether a token is leased, or none is asked for."""
-        most = self.request.sampling.max_tokens
-        return most == 0 or self.written < min(self.leased, most)
 
 
 class VllmEngine:
@@ -150,7 +122,9 @@ class VllmEngine:
         assert request.id not in self._by_id, request.id
         self._check(request)
         salt = hashlib.sha256(request.team.encode()).hexdigest() if request.share_prefix else secrets.token_hex(32)
-        one = _Sequence(request, list(request.prompt), request.leased, salt, self.clock())
+        one = _Sequence(
+            request=request, tokens=list(request.prompt), leased=request.leased, salt=salt, came_at=self.clock()
+        )
         self._by_id[request.id] = one
         if one.may_go_on:
             one.waiting = True

@@ -5,7 +5,8 @@ Out:     rows; the value of a function that ran in a transaction which is on dis
 Kept:    a `write` that returned is durable; one that raised left nothing. `work` may run more than once and
          therefore touches nothing but its transaction.
 SQLite:  whoever leads writes for all who wait: up to BATCH functions in one transaction, each in a savepoint of
-         its own, one fsync for all of them (group commit).
+         its own, one fsync for all of them (group commit). `durable=False` waits for no fsync: all programs see what
+         was written, no death of a program loses it, and a power cut loses it with all after it, or not at all.
 PostgreSQL: one transaction each, READ COMMITTED, tried again when another one was in the way.
 Not here: tables (`migrations`), what the rows mean (`ledger`, `jobs`, `registry`, `people`).
 """
@@ -145,10 +146,10 @@ def _placeholder(found: re.Match[str]) -> str:
 class _Pending(Generic[T]):
     """A function that waits to be written, and what became of it."""
 
-    __slots__ = ("called", "done", "error", "leads", "result", "work")
+    __slots__ = ("called", "done", "durable", "error", "leads", "result", "work")
 
-    def __init__(self, work: Callable[[Tx], T]) -> None:
-        self.work = work
+    def __init__(self, work: Callable[[Tx], T], durable: bool) -> None:
+        self.work, self.durable = work, durable
         self.called = threading.Lock()  # held until its thread is called: it is done, or it is to write
         self.called.acquire()
         self.leads = False
@@ -180,6 +181,7 @@ class Database:
         self._waiting: deque[_Pending[Any]] = deque()
         self._queue = threading.Lock()  # guards who waits and who leads; held for a moment only
         self._led = False
+        self._durable = self._syncs = durable  # what is promised, and what the next commit of the writer does
         self._pen = threading.Lock()  # held while a batch is written
         self._writer: sqlalchemy.Connection | None = None
         if self.dialect == "sqlite":
@@ -217,11 +219,15 @@ class Database:
         with self.engine.connect().execution_options(**options) as connection:
             yield Tx(connection, self.dialect)
 
-    def write(self, work: Callable[[Tx], T]) -> T:
-        """Run `work` in a transaction and commit it; its result is durable when this returns."""
+    def write(self, work: Callable[[Tx], T], *, durable: bool = True) -> T:
+        """Run `work` in a transaction and commit it; its result is durable when this returns.
+
+        Args:
+            durable: False for what nobody misses after a power cut of this machine; on PostgreSQL it changes nothing.
+        """
         if self.dialect == "postgresql":
             return self._write_alone(work)
-        pending = _Pending(work)
+        pending = _Pending(work, durable)
         with self._queue:
             self._waiting.append(pending)
             if not self._led:
@@ -309,8 +315,9 @@ class Database:
         """Run all of a batch and commit once. The pen is held."""
         try:
             if self._writer is None:
-                self._writer = self.engine.connect()
+                self._writer, self._syncs = self.engine.connect(), self._durable
             writer = self._writer
+            self._sync(writer, any(pending.durable for pending in batch))
             writer.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 for pending in batch:
@@ -334,6 +341,12 @@ class Database:
         finally:
             for pending in batch:
                 pending.done = True
+
+    def _sync(self, writer: sqlalchemy.Connection, durable: bool) -> None:
+        """Whether the next commit waits for the disk."""
+        if self._durable and durable != self._syncs:
+            writer.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._syncs = durable
 
 
 def _run_in_savepoint(writer: sqlalchemy.Connection, pending: _Pending[Any], tx: Tx) -> None:

@@ -1,7 +1,8 @@
 """Lay out a conversation as the text a model was trained to continue.
 
 In:      messages in OpenAI's shape; the template that came with the model (Jinja), or a default.
-Out:     one prompt, in which special tokens are spelled out (`Tokenizer.encode_prompt` reads them).
+Out:     one prompt, in which special tokens are spelled out (`Tokenizer.encode_prompt` reads them); those that somebody
+         spelled in what he says are hidden from it (`Spelt`), for he says them and does not end his turn by them.
 Kept:    a template is a stranger's program: it runs in a sandbox, changes nothing it is given, and is stopped when it
          writes, loops or calls too much; its errors are Invalid. What it writes is what transformers writes.
 Not here: tool calls in what the model answers (`tools`), ids (`tokenizer`).
@@ -10,7 +11,8 @@ Not here: tool calls in what the model answers (`tools`), ids (`tokenizer`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ DEFAULT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+PRIVATE = ((0xE000, 0xF900), (0xF0000, 0xFFFFE))  # characters that mean nothing by themselves
 TRANSCRIPT_STOPS = ("\nUser:", "\nSystem:")
 
 
@@ -94,6 +97,40 @@ class ChatTemplate:
     def writes_tools(self) -> bool:
         """Whether the template has a place for tools."""
         return any("tools" in source for source in (self.source, *self.others.values()))
+
+
+class Spelt:
+    """Special tokens that are spelled in messages, and are plain text there: hidden while a template lays them out.
+
+    Args:
+        specials: of the tokenizer.
+        said: all that was said, as text; the mark is a character that does not stand in it.
+
+    Raises:
+        Invalid: every such character does.
+    """
+
+    def __init__(self, specials: Iterable[str], said: str) -> None:
+        self._names = sorted((name for name in specials if name), key=len, reverse=True)
+        free = (chr(code) for first, last in PRIVATE for code in range(first, last) if chr(code) not in said)
+        self._mark = next(free, "")
+        if not self._mark:
+            raise Invalid("The messages have every character that Unicode keeps for private use.", fix="Send fewer.")
+        self._spelt = re.compile("|".join(map(re.escape, self._names)))
+        self._hidden = re.compile(f"{self._mark}([0-9]+){self._mark}")
+
+    def hide(self, value: Any, *, but: tuple[str, ...] = ("role", "type")) -> Any:
+        """The same message, tool or text, with a mark instead of each; `but` names keys whose values stay."""
+        if isinstance(value, str):
+            mark, number = self._mark, self._names.index
+            return self._spelt.sub(lambda found: f"{mark}{number(found[0])}{mark}", value) if self._names else value
+        if isinstance(value, Mapping):
+            return {self.hide(key): one if key in but else self.hide(one) for key, one in value.items()}
+        return [self.hide(one) for one in value] if isinstance(value, list | tuple) else value
+
+    def show(self, text: str) -> str:
+        """What was hidden, spelled again."""
+        return self._hidden.sub(lambda found: self._names[int(found[1])], text)
 
 
 def load_template(folder: Path) -> ChatTemplate | None:

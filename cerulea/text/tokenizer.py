@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -81,15 +81,19 @@ class Tokenizer:
         """Ids of plain text, in the smallest unsigned dtype that holds the vocabulary."""
         return np.frombuffer(self.encode_packed([text])[0], self.dtype)
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt in which special tokens may be spelled out."""
+    def encode_prompt(self, text: str, show: Callable[[str], str] = str) -> list[int]:
+        """Ids of a prompt in which special tokens may be spelled out.
+
+        Args:
+            show: what plain text between them is read as; for texts in which something was hidden (`chat.Spelt`).
+        """
         special = {s: i for s, i in self.specials.items() if s}
         if not special:
-            return [int(i) for i in self.encode(text)]
+            return [int(i) for i in self.encode(show(text))]
         parts = re.split("(" + "|".join(re.escape(s) for s in sorted(special, key=len, reverse=True)) + ")", text)
         ids: list[int] = []
         for part in parts:
-            ids.extend([special[part]] if part in special else (int(i) for i in self.encode(part)))
+            ids.extend([special[part]] if part in special else (int(i) for i in self.encode(show(part))))
         return ids
 
     def encode_packed(self, texts: list[str]) -> list[bytes]:

@@ -85,7 +85,7 @@ class Agent:
             raise AgentUnfit(
                 f"The agent was trained in {self.game} {self.version} and does not fit {game.name} {game.version}.",
                 why="What players see or may do differs" + (f": new are {', '.join(missing[:5])}." if missing else "."),
-                fix="Convert it by name: cerulea.train.surgery.operate(old_folder, game, new_folder).",
+                fix=f"Convert it by name: cerulea surgery MODEL --game {game.name} --name NEW",
             )
 
         self.sides = Sides.of(game.teams)

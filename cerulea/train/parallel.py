@@ -12,6 +12,7 @@ import datetime
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,6 +51,13 @@ class Team:
         """Wait until all ranks are here."""
         if self.ranks > 1:
             dist.barrier()
+
+    def leaders(self, value: Any) -> Any:
+        """What the leader has; every other process waits for it."""
+        box = [value]
+        if self.ranks > 1:
+            dist.broadcast_object_list(box)
+        return box[0]
 
 
 def join_team(device: torch.device) -> Team:

@@ -37,6 +37,7 @@ class PolicyKeys:
     core: str = key("lstm", "Memory: `lstm`, `mingru` (cheaper, looks back less), or `none`.")
     memory: int = key(64, "Width of the memory.")
     share: float = key(0.25, "Share of the width that players of a side pool with one another.")
+    init: str = key("", "An agent to begin with, as a folder; `cerulea train` takes a model's name too.", path=True)
     critic: bool = key(True, "Let the value see what the game shows to nobody but the critic.")
 
 
@@ -74,6 +75,11 @@ class LearnKeys:
 class OpponentKeys:
     """Against whom matches are played."""
 
+    mode: str = key(
+        "openai-five",
+        "Who of the past is met: `openai-five` by quality scores, `pfsp` who is hard to beat, `league` as `pfsp` and "
+        "with two more nets that learn to exploit the main one.",
+    )
     own: float = key(0.65, "Share of matches against oneself; both sides learn.")
     past: float = key(0.2, "Share against past selves.")
     bots: float = key(0.15, "Share against the game's scripted players, in the first half of a run.")
@@ -82,6 +88,8 @@ class OpponentKeys:
     snapshot_steps: int = key(10, "Take a past self every so many updates.")
     pool: int = key(64, "Most past selves that are kept.")
     groups: int = key(4, "Past selves that are met at one time.")
+    exploiters: float = key(0.3, "In a league: share of matches that train an exploiter instead of the main net.")
+    reset_at: float = key(0.7, "In a league: the main net's exploiter begins again when it wins such a share.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,4 +153,8 @@ def _check(recipe: PlayRecipe) -> None:
         "The shares of opponents add up to nothing.",
         "Set opponents.own, past or bots above 0.",
     )
+    modes = ("openai-five", "pfsp", "league")
+    need(o.mode in modes, f"opponents.mode is {o.mode!r}.", f"Use one of {', '.join(modes)}.")
+    for name in ("exploiters", "reset_at"):
+        need(0 <= getattr(o, name) <= 1, f"opponents.{name} is {getattr(o, name)}.", "Use a share from 0 to 1.")
     need(min(o.snapshot_steps, o.pool, o.groups) >= 1, "A number in [opponents] is below 1.", "Use 1 or more.")

@@ -9,6 +9,7 @@ Not here: who plays (`opponents`), when weights change (`selfplay`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cerulea.nn.policy import log_probabilities
+from cerulea.nn.policy_fast import Decision, Table
+from cerulea.train.ppo_kernels import ppo_rows
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -47,7 +50,7 @@ def advantages(
     steps = len(reward_TMP)
     found = np.zeros_like(reward_TMP)
     paid = np.zeros_like(last_MP)
-    following, carried = last_MP.astype(np.float32).copy(), np.zeros_like(last_MP)
+    following, carried = last_MP.copy(), np.zeros_like(last_MP)
     for t in range(steps - 1, -1, -1):
         over = terminated_TMP[t] | truncated_TMP[t]
         following = np.where(over, np.where(terminated_TMP[t], 0.0, after_TMP[t]), following)
@@ -119,3 +122,69 @@ def ppo_loss(
         divergence = ((ratio - 1 - difference) * weight).sum() / count
         clipped = (((ratio - 1).abs() > clip) * weight).sum() / count
     return Losses(total, policy.detach(), value.detach(), mean_entropy.detach(), divergence, clipped)
+
+
+def fused_loss(
+    decision: Decision,
+    table: Table,
+    mask_RN: BoolArray,
+    action_RA: NDArray[np.int32],
+    old_log_R: FloatArray,
+    advantage_R: FloatArray,
+    return_R: FloatArray,
+    counts_R: BoolArray,
+    *,
+    clip: float,
+    entropy_bonus: float,
+    value_weight: float,
+) -> Losses:
+    """`ppo_loss` from what logits are made of, for R rows, in one pass that finds its gradients too."""
+    count = max(1, int(counts_R.sum()))
+    rows = (mask_RN, action_RA, old_log_R, advantage_R, return_R, counts_R)
+    made = (decision.plain, decision.query, decision.embedded, decision.value)
+    total, sums = _Fused.apply(*made, table, rows, count, (clip, entropy_bonus, value_weight))  # type: ignore[no-untyped-call]
+    policy, value, entropy, divergence, clipped = sums / count
+    return Losses(total, policy, value, entropy, divergence, clipped)
+
+
+class _Fused(torch.autograd.Function):
+    """The loss; its gradients are found with it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        plain: Tensor,
+        query: Tensor,
+        embedded: Tensor,
+        value: Tensor,
+        table: Table,
+        rows: tuple[Any, ...],
+        count: int,
+        knobs: tuple[float, float, float],
+    ) -> tuple[Tensor, Tensor]:
+        made = (plain, query, embedded, value)
+        gradients = [torch.zeros_like(each) for each in made]
+        sums = np.zeros(5)
+        mask, *others = rows
+        ppo_rows(
+            mask,
+            *(each.numpy() for each in made),
+            *table.columns(),
+            *others,
+            count,
+            *knobs,
+            *(each.numpy() for each in gradients),
+            sums,
+        )
+        ctx.gradients = gradients
+        _, bonus, weight = knobs
+        told = torch.from_numpy(sums)
+        ctx.mark_non_differentiable(told)
+        return torch.tensor((sums[0] + weight * sums[1] - bonus * sums[2]) / count, dtype=torch.float32), told
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.gradients
+        if float(outputs[0]) != 1.0:
+            gradients = [each * outputs[0] for each in gradients]
+        return (*gradients, None, None, None, None)

@@ -2,15 +2,16 @@
 
 In:      a game, the policy that learns, past selves, and who plays against whom (`opponents`).
 Out:     a Rollout: what was seen, done, paid and estimated, for all players of all matches and steps.
-Kept:    the game writes what it shows straight into the rollout. All that is drawn is a function of (seed, update, step).
-         An opponent stays for a whole match; memories are empty where a match begins.
+Kept:    the game writes what it shows straight into the rollout. All that is drawn is a function of (seed, update,
+         step). An opponent stays for a whole match; memories are empty where a match begins.
 Not here: what is learned from it (`ppo`, `selfplay`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,11 @@ from torch import Tensor
 
 from cerulea.core.seeds import mixed
 from cerulea.games.game import Game, Observation, observation_buffers, tick_buffers
+from cerulea.nn import policy_fast
 from cerulea.nn.policy import Policy, masked
 from cerulea.train.opponents import BOT, PAST, SELF, Opponent
+
+SCRIPTED = -1  # whoever decides for a side: a net that learns by its number, a script, or -2 - member of the pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class Rollout:
         self.truncated = np.zeros((t, m, p), np.bool_)
         self.after = np.zeros((t, m, p), np.float32)
         self.learns = np.zeros((t, m, p), np.bool_)
+        self.owner = np.zeros((t, m, p), np.int8)  # which of the nets that learn decided, where one did
         self.state = np.zeros((m, p, state), np.float32)  # memory when the rollout begins
         self.last = np.zeros((m, p), np.float32)
         self.steps = t
@@ -93,7 +98,7 @@ def bytes_of(game: Game, steps: int, state: int) -> int:
     """What a Rollout of this game would need, without making it."""
     s = game.schema
     seen = 4 * (len(s.vector) + s.units * len(s.unit_features) + len(s.critic)) + s.actions + 2
-    each = seen + 4 * len(s.heads) + 4 * 4 + 3
+    each = seen + 4 * len(s.heads) + 4 * 4 + 4
     return (steps + 1) * game.matches * game.players * each + 4 * game.matches * game.players * state
 
 
@@ -125,25 +130,31 @@ def draw_actions(logits: Tensor, mask: Tensor, heads: tuple[int, ...], uniform: 
 class Player:
     """The matches of one process, from rollout to rollout."""
 
-    def __init__(self, game: Game, policy: Policy, steps: int, *, seed: int, rank: int = 0, ranks: int = 1) -> None:
-        self.game, self.policy, self.seed, self.rank, self.ranks = game, policy, seed, rank, ranks
-        m, p = game.matches, game.players
+    def __init__(
+        self, game: Game, nets: Sequence[Policy], steps: int, *, seed: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.game, self.nets, self.seed, self.rank, self.ranks = game, nets, seed, rank, ranks
+        m, p, shape = game.matches, game.players, nets[0].shape
         self.sides = Sides.of(game.teams)
         self.teams = np.array(game.teams)
-        self.rollout = Rollout(game, steps, policy.shape.state)
+        self.team_of_side = self.teams[:: self.sides.players]
+        self.rollout = Rollout(game, steps, shape.state)
         self.tick = tick_buffers(m, p)
         self.final = observation_buffers(game.schema, m, p)  # the last look at matches that were cut off
         self.meters = np.zeros((m, p, len(game.meters)), np.float32)
-        self.state = torch.zeros(m, p, policy.shape.state)
-        self.past_state = torch.zeros(m, p, policy.shape.state)
+        self.state = torch.zeros(m, p, shape.state)  # of whoever decides for a place
         self.opponents: list[Opponent] = [Opponent(SELF)] * m
         self.bot_MP = np.full((m, p), -1, np.int8)
         self.learns_MP = np.ones((m, p), np.bool_)
+        self.actor_MS = np.zeros((m, self.sides.sides), np.int64)
         self.length_M = np.zeros(m, np.int64)
         self.paid_MP = np.zeros((m, p), np.float64)
         self.fresh_M = np.ones(m, np.bool_)
         self.begun = 0
-        self.heads = policy.shape.heads
+        self.heads, self.table = shape.heads, policy_fast.Table.of(shape)
+        self.fast = policy_fast.takes(nets[0])
+        self.simulate_s = self.infer_s = 0.0
+        self.seat()
 
     # -- matches -----------------------------------------------------------------------------------
 
@@ -154,15 +165,27 @@ class Player:
             number = self.begun * self.ranks + self.rank
             self.begun += 1
             seeds[m] = mixed(self.seed, number, 1)
-            opponent = choose(number)
-            self.opponents[m] = opponent
-            against = self.teams != opponent.side
-            self.learns_MP[m] = True if opponent.kind == SELF else ~against
-            self.bot_MP[m] = np.where(against, opponent.member, -1) if opponent.kind == BOT else -1
+            self.opponents[m] = choose(number)
         self.game.reset(seeds, where_M)
         self.length_M[where_M] = 0
         self.paid_MP[where_M] = 0.0
         self.fresh_M[where_M] = True
+        self.seat(np.flatnonzero(where_M))
+
+    def seat(self, matches: NDArray[np.int64] | None = None) -> None:
+        """Who decides for each side of some matches, or of all, by their opponents."""
+        for m in range(self.game.matches) if matches is None else matches:
+            opponent = self.opponents[m]
+            against = self.teams != opponent.side
+            alone = opponent.kind == SELF
+            self.learns_MP[m] = True if alone else ~against
+            self.bot_MP[m] = np.where(against, opponent.member, -1) if opponent.kind == BOT else -1
+            other = {SELF: opponent.learner, BOT: SCRIPTED, PAST: -2 - opponent.member}.get(opponent.kind, 0)
+            self.actor_MS[m] = np.where(self.team_of_side == opponent.side, opponent.learner, other)
+        flat = self.actor_MS.reshape(-1)
+        actors = [int(actor) for actor in np.unique(flat) if actor != SCRIPTED]
+        self.seats = {actor: np.flatnonzero(flat == actor) for actor in actors}
+        self.owner_MP = np.repeat(np.maximum(self.actor_MS, 0), self.sides.players, axis=1).astype(np.int8)
 
     # -- playing -----------------------------------------------------------------------------------
 
@@ -172,34 +195,70 @@ class Player:
         tensor = tensor.reshape(len(tensor) * self.sides.sides, self.sides.players, *tensor.shape[2:])
         return tensor if rows is None else tensor[torch.from_numpy(rows)]
 
-    def _think(self, policy: Policy, t: int, state: Tensor, rows: NDArray[np.int64] | None = None) -> Any:
-        r = self.rollout
-        looks = (r.vector[t], r.units[t], r.critic[t], state, r.fresh[t])
-        return policy.step(*(self._grouped(each, rows) for each in looks))
+    def _rows(self, actor: int) -> NDArray[np.int64] | None:
+        """Sides for which somebody decides; None for all of them."""
+        rows = self.seats[actor]
+        return None if len(rows) == self.actor_MS.size else rows
+
+    def _values(self, looks: tuple[Any, ...], fresh: Any, out: NDArray[np.float32]) -> None:
+        """What the nets that learn expect from here on, for their own sides."""
+        flat = torch.from_numpy(out).view(-1, self.sides.players)
+        for actor in self.seats:
+            if actor >= 0:
+                rows, net = self._rows(actor), self.nets[actor]
+                vector, units, critic, state, new = (self._grouped(each, rows) for each in (*looks, self.state, fresh))
+                if self.fast:
+                    parts = policy_fast.parts_of(units, net.shape)
+                    decision, _ = policy_fast.unroll(net, vector[None], parts, critic[None], state, new[None])
+                    values = decision.value.view(-1, self.sides.players)
+                else:
+                    _, values, _ = net.step(vector, units, critic, state, new)
+                flat[slice(None) if rows is None else torch.from_numpy(rows)] = values
+
+    def _decide(self, t: int, uniform: Tensor, past: Callable[[int], Policy]) -> None:
+        """Let every net decide for its sides: the learning ones, and past selves."""
+        r, players = self.rollout, self.sides.players
+        for actor, at in self.seats.items():
+            rows = self._rows(actor)
+            net = self.nets[actor] if actor >= 0 else past(-2 - actor)
+            looks = (r.vector[t], r.units[t], r.critic[t], self.state, r.fresh[t])
+            vector, units, critic, state, fresh = (self._grouped(each, rows) for each in looks)
+            mask, draws = self._grouped(r.mask[t], rows).flatten(0, 1), self._grouped(uniform, rows).flatten(0, 1)
+            if self.fast:
+                action, log_p, values, after = policy_fast.act(
+                    net, self.table, vector, units, critic, state, fresh, mask.numpy(), draws.numpy()
+                )
+            else:
+                logits, values, after = net.step(vector, units, critic, state, fresh)
+                drawn, log = draw_actions(logits.flatten(0, 1), mask, self.heads, draws)
+                action, log_p = drawn.numpy().astype(np.int32), log.numpy()
+            where = slice(None) if rows is None else at
+            r.action[t].reshape(-1, players, len(self.heads))[where] = action.reshape(-1, players, len(self.heads))
+            r.log_p[t].reshape(-1, players)[where] = log_p.reshape(-1, players)
+            r.value[t].reshape(-1, players)[where] = values.view(-1, players).numpy()
+            if rows is None:
+                self.state = after.reshape(self.state.shape)
+            else:
+                self._grouped(self.state)[torch.from_numpy(at)] = after
 
     def play(self, update: int, choose: Callable[[int], Opponent], past: Callable[[int], Policy]) -> list[Result]:
         """Fill the rollout, and tell which matches ended."""
         r, game, m, p = self.rollout, self.game, self.game.matches, self.game.players
         results: list[Result] = []
         r.state[:] = self.state.numpy()
+        self.simulate_s = self.infer_s = 0.0
+        r.fresh[0] = self.fresh_M[:, None]
+        game.observe(r.look(0))
         with torch.inference_mode():
             for t in range(r.steps):
-                if t == 0:
-                    r.fresh[0] = self.fresh_M[:, None]
-                    game.observe(r.look(0))
+                began = perf_counter()
                 generator = torch.Generator().manual_seed(mixed(self.seed, update, t, self.rank, 2) >> 1)
-                uniform = torch.rand(m, p, len(self.heads), generator=generator)
-                logits, values, state = self._think(self.policy, t, self.state)
-                self.state = state.view(m, p, -1)
-                logits = logits.view(m, p, -1)
-                mask = torch.from_numpy(r.mask[t])
-                actions, log_p = draw_actions(logits, mask, self.heads, uniform)
-                r.action[t] = actions.numpy()
-                r.log_p[t] = log_p.numpy()
-                r.value[t] = values.view(m, p).numpy()
+                self._decide(t, torch.rand(m, p, len(self.heads), generator=generator), past)
                 r.learns[t] = self.learns_MP & r.acting[t]
-                self._others(t, past, uniform)
-                game.script(self.bot_MP, r.action[t])
+                r.owner[t] = self.owner_MP
+                decided = perf_counter()
+                if (self.actor_MS == SCRIPTED).any():
+                    game.script(self.bot_MP, r.action[t])
                 game.step(r.action[t], self.tick)
                 self._note(t)
                 self.fresh_M[:] = False
@@ -207,26 +266,12 @@ class Player:
                     results += self._ended(t, choose)
                 r.fresh[t + 1] = self.fresh_M[:, None]
                 game.observe(r.look(t + 1))
-            _, values, _ = self._think(self.policy, r.steps, self.state)
-            r.last[:] = values.view(m, p).numpy()
+                self.infer_s += decided - began
+                self.simulate_s += perf_counter() - decided
+            began = perf_counter()
+            self._values((r.vector[-1], r.units[-1], r.critic[-1]), r.fresh[-1], r.last)
+            self.infer_s += perf_counter() - began
         return results
-
-    def _others(self, t: int, past: Callable[[int], Policy], uniform: Tensor) -> None:
-        """What past selves do, each for all sides that it plays."""
-        r, sides = self.rollout, self.sides
-        rows: dict[int, list[int]] = {}
-        for m, opponent in enumerate(self.opponents):
-            if opponent.kind == PAST:
-                for side in range(sides.sides):
-                    if self.teams[side * sides.players] != opponent.side:
-                        rows.setdefault(opponent.member, []).append(m * sides.sides + side)
-        for member in sorted(rows):
-            at = np.array(rows[member])
-            state = self.past_state
-            logits, _, after = self._think(past(member), t, state, at)
-            actions, _ = draw_actions(logits, self._grouped(r.mask[t], at), self.heads, self._grouped(uniform, at))
-            self._grouped(state)[torch.from_numpy(at)] = after
-            r.action[t].reshape(-1, sides.players, len(self.heads))[at] = actions.numpy()
 
     def _note(self, t: int) -> None:
         r, tick = self.rollout, self.tick
@@ -242,9 +287,7 @@ class Player:
             game.observe(self.final)
             look = self.final
             still = np.zeros_like(r.fresh[t])
-            looks = (look.vector_MPF, look.units_MPUF, look.critic_MPF, self.state, still)
-            _, values, _ = self.policy.step(*(self._grouped(each) for each in looks))
-            r.after[t] = values.view(*r.after[t].shape).numpy()
+            self._values((look.vector_MPF, look.units_MPUF, look.critic_MPF), still, r.after[t])
         game.read_meters(self.meters)
         results = []
         ended_M = tick.ended_M.copy()

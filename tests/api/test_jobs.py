@@ -146,7 +146,7 @@ def test_a_job_of_cerulea_train_is_not_resumed_from_afar(platform: Platform, ask
 @pytest.mark.parametrize(
     ("change", "status", "code", "words"),
     [
-        ({"recipe": {"kind": "selfpaly"}}, 400, "E-JOB-003", "What is run: text"),
+        ({"recipe": {"kind": "selfpaly"}}, 400, "E-JOB-003", "The nearest is 'selfplay'"),
         ({"recipe": {"kind": "texd"}}, 400, "E-JOB-003", "The nearest is 'text'"),
         ({"recipe": {"kind": ["text"]}}, 400, "E-JOB-003", "Nobody here runs"),
         ({"recipe": {**RECIPE, "trian": {}}}, 400, "E-RECIPE-001", "nearest known key is 'train'"),

@@ -105,7 +105,7 @@ def test_whoever_hangs_up_pays_what_was_written_for_him(world: World):
 
     wait_for(lambda: world.host.flows == [] and world.gateway.running == {})
     written = {request.id.partition(".")[0]: flow.written for request, flow in world.host.every}
-    settled = {bill.asked["request_id"]: bill.settled for bill in world.bills.opened}
+    settled = {bill.order.request_id: bill.settled for bill in world.bills.opened}
     assert {name: uses[0][0].completion_tokens for name, uses in settled.items()} == written
     assert all(len(uses) == 1 for uses in settled.values())
 
@@ -255,8 +255,8 @@ def test_what_runs_is_finished_when_a_server_stops(world: World):
 
 def test_a_server_is_idle_when_everything_is_settled(world: World):
     async def scenario() -> list[int]:
+        from cerulea.flows.admit import begin
         from cerulea.flows.ask import Ask, Prompt
-        from cerulea.flows.complete import begin
         from cerulea.serve.request import SamplingParams
 
         caller = world.gateway.platform.people.caller()

@@ -63,6 +63,14 @@ ROUTES = {
     "POST /api/models/{label}/aliases": "models:write",
     "DELETE /api/models/{model}/aliases/{alias}": "models:write",
     "POST /api/models/{label}/retire": "models:write",
+    "GET /api/games": "matches:read",
+    "POST /api/matches": "matches:write",
+    "GET /api/matches": "matches:read",
+    "GET /api/matches/{match}": "matches:read",
+    "POST /api/matches/{match}/stop": "matches:write",
+    "GET /api/replays": "matches:read",
+    "GET /api/replays/{replay}": "matches:read",
+    "GET /api/replays/{replay}/frames": "matches:read",
     "POST /v1/completions": "models:read",
     "POST /v1/chat/completions": "models:read",
     "POST /v1/embeddings": "models:read",
@@ -90,6 +98,7 @@ ROUTES = {
 # So that what may be called is refused for what it names and not for how it is written.
 NAMES = {"job": "job-none", "fund": "none", "request": "draw-none", "team": "none", "person": "nobody"}
 NAMES |= {"prefix": "aaaaaaaa", "label": "none", "model": "none", "alias": "none", "run": "none", "request_id": "r"}
+NAMES |= {"match": "match-none", "replay": "none"}
 
 
 def call(ask: Asker, route: str) -> int:

@@ -33,6 +33,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, d
         app = create_app(platform, gateway=toy_gateway(platform, host))
         schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=schemathesis.Config.from_dict(REFUSED))
         yield schema, {"work": key_for(platform, "service"), "": key}
+        app.state.matches.close()
 
 
 @pytest.mark.parametrize("route", sorted(set(ROUTES) - LEFT_OUT))

@@ -136,7 +136,7 @@ def test_a_report_that_cannot_be_is_refused(both: Platform, desk_at: Desks):
     _, a = given(both, desk_at)
     ask = Asker(owner_of(both).http, key_for(both, "service"))
     path = f"/api/work/jobs/{a.job}"
-    usage = {"trained_tokens": 0, "prompt_tokens": 0, "completion_tokens": 0, "device_ms": 0}
+    usage = {"trained_tokens": 0, "prompt_tokens": 0, "completion_tokens": 0, "agent_steps": 0, "device_ms": 0}
 
     wrong = [{}, {"usage": 5}, {"usage": usage, "step": "x"}, {"usage": usage, "fraction": "x"}]
     wrong += [{"usage": {**usage, "device_ms": ms}} for ms in (-1, 2**80, 1.5, "1")] + [{"usage": usage, "unknown": 1}]

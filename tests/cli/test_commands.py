@@ -9,10 +9,14 @@ import pty
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+from cerulea.core.errors import NotFound
 
 from ..conftest import ROOT, Cerulea, prose
 
@@ -235,6 +239,45 @@ def test_a_prompt_longer_than_the_context_is_refused(trained: tuple):
     error = home.run("sample", "brook", "--prompt", "boat " * 100, code=2).stderr
 
     assert "E-PROMPT-001" in error and "maximum context length is 32" in error
+
+
+def test_chat_greets_once_the_model_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from cerulea.cli import chat as story
+
+    class Nobody:
+        write = property(lambda self: self)
+
+        def open(self, model: str) -> None:
+            raise NotFound(f"There is no model {model!r}.")
+
+    monkeypatch.setattr(story, "client_of", lambda *given: nullcontext(Nobody()))
+    monkeypatch.setattr(story.sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    Nobody.on_loading = None
+
+    with pytest.raises(NotFound):
+        story.chat(None, "none", system="", max_tokens=8, temperature=0.0)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_text_that_is_cut_at_the_context_says_so(trained: tuple):
+    home, _, _ = trained
+    words = ("sample", "brook", "--prompt", "the sea", "--temperature", 0)
+
+    cut, whole = home.run(*words, "--max-tokens", 5000), home.run(*words, "--max-tokens", 2)
+    (line,), (short,) = home.lines(*words, "--max-tokens", 5000), home.lines(*words, "--max-tokens", 2)
+
+    assert "where the model's context does, before 5,000 tokens" in cut.stderr and "context" not in whole.stderr
+    assert (line["finish_reason"], line["stop_detail"]) == ("length", "context")
+    assert line["prompt_tokens"] + line["completion_tokens"] == 32
+    assert short["finish_reason"] == "length" and "stop_detail" not in short
+
+
+def test_what_the_server_refuses_points_to_the_command(trained: tuple):
+    home, _, _ = trained
+
+    error = home.run("sample", "brook", "--top-p", 2, code=2).stderr
+
+    assert "See: cerulea sample --help" in error and "openapi" not in error
 
 
 def test_a_folder_that_cannot_be_a_model_is_refused(trained: tuple, tmp_path: Path):

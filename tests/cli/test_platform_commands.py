@@ -17,7 +17,7 @@ from cerulea.api.app import create_app
 from cerulea.cli import main
 from cerulea.core.settings import Settings
 from cerulea.core.values import Usage
-from cerulea.flows.bill import open_now
+from cerulea.flows.bill import Order, open_now
 from cerulea.flows.platform import Platform, open_platform
 from cerulea.flows.work import Desk
 from cerulea.jobs.protocol import Ending, Report
@@ -338,13 +338,14 @@ def test_requests_to_models_are_reported_and_a_key_is_limited(cerulea: Commands)
     bill = open_now(
         cerulea.platform,
         cerulea.platform.people.caller(),
-        request_id="req-1",
-        model="brook@3",
-        endpoint="completions",
-        prompt_tokens=10,
-        choices=1,
-        first_tokens=5,
-        most_tokens=5,
+        Order(
+            request_id="req-1",
+            model="brook@3",
+            endpoint="completions",
+            prompt_tokens=10,
+            first_tokens=5,
+            most_tokens=5,
+        ),
     )
     bill.settle_now(Usage(prompt_tokens=10, completion_tokens=5), finish="stop")
 

@@ -6,17 +6,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from cerulea.api.app import create_app
+from cerulea.api.problems import problem_of
 from cerulea.client import Client
 from cerulea.client.answers import Job, plain, read
 from cerulea.client.problems import error_of
 from cerulea.client.wire import TRIES, HttpWire, Requests
+from cerulea.client.writing import WriteCalls
 from cerulea.core.errors import (
     CeruleaError,
     EdgeRefused,
@@ -26,8 +28,10 @@ from cerulea.core.errors import (
     JobKindUnknown,
     KeyReused,
     KeyUnknown,
+    ModelLoading,
     MoneyInvalid,
     NotFound,
+    NotReady,
     Unreachable,
 )
 from cerulea.core.settings import Settings
@@ -282,3 +286,44 @@ def test_importing_the_sdk_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+class Loads:
+    """A platform whose model is loaded after so many refusals."""
+
+    streams = True
+
+    def __init__(self, refusals: int, error: CeruleaError) -> None:
+        self.refusals, self.error, self.asked = refusals, error, 0
+
+    @contextmanager
+    def events(self, path: str, body: object) -> Iterator[Iterator[str]]:
+        self.asked += 1
+        if self.asked <= self.refusals:
+            raise error_of(503, problem_of(self.error).model_dump_json().encode())
+        yield iter(['data: {"choices": [{"index": 0, "text": "calm", "finish_reason": "stop"}]}', "data: [DONE]"])
+
+
+def test_a_model_that_is_being_loaded_is_waited_for_and_that_is_said():
+    slept, told = [], []
+    wire = Loads(3, ModelLoading("brook@1 is being loaded."))
+    write = WriteCalls(Requests(lambda: wire, sleep=slept.append))
+    write.on_loading = told.append
+
+    (text,) = write.texts("brook", "The sea was")
+
+    assert (text.text, wire.asked, len(slept)) == ("calm", 4, 3)
+    assert [error.what for error in told] == ["brook@1 is being loaded."]
+
+
+@pytest.mark.parametrize(
+    ("error", "patience_s"), [(ModelLoading("It is being loaded."), 0.0), (NotReady("It is about to stop."), 900.0)]
+)
+def test_waiting_for_a_model_ends_and_no_other_refusal_is_asked_again(error: CeruleaError, patience_s: float):
+    wire = Loads(99, error)
+    write = WriteCalls(Requests(lambda: wire, sleep=lambda seconds: None))
+    write.patience_s = patience_s
+
+    with pytest.raises(type(error)):
+        write.texts("brook", "The sea was")
+    assert wire.asked == 1

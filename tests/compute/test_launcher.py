@@ -78,7 +78,7 @@ PARENT = """
 import sys, json
 from cerulea.compute.launcher import ProcessLauncher, environment
 program = (
-    "from cerulea.compute.launcher import die_with_parent; die_with_parent(); print('up', flush=True); "
+    "from cerulea.core.parent import die_with_parent; die_with_parent(); print('up', flush=True); "
     "import time; time.sleep(1000)"
 )
 child = ProcessLauncher().start([sys.executable, "-c", program], "", environment())

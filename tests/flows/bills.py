@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from cerulea.core.values import Usage
-from cerulea.flows.bill import Bill, open_now
+from cerulea.flows.bill import Bill, Order, open_now
 from cerulea.flows.platform import Platform
 from cerulea.people import Caller
 
@@ -19,7 +19,8 @@ def give(platform: Platform, amount: int) -> None:
 
 def opened(platform: Platform, caller: Caller, **more: Any) -> Bill:
     asked = {"request_id": "r1", "model": "brook@3", "endpoint": "completions", "prompt_tokens": 10, "choices": 1}
-    return open_now(platform, caller, **{**asked, "first_tokens": 64, "most_tokens": 1000, **more})
+    how = {name: more.pop(name) for name in ("lease_ms", "pool") if name in more}
+    return open_now(platform, caller, Order(**{**asked, "first_tokens": 64, "most_tokens": 1000, **more}), **how)
 
 
 def used(prompt: int, written: int) -> Usage:

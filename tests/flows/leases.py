@@ -30,7 +30,7 @@ from cerulea.core.clock import FakeClock, SystemClock
 from cerulea.core.errors import Refused
 from cerulea.core.settings import Settings
 from cerulea.core.values import Usage
-from cerulea.flows.bill import LEASE_MS, open_bill
+from cerulea.flows.bill import LEASE_MS, Order, open_bill
 from cerulea.flows.platform import Platform, open_platform
 from cerulea.ledger.audit import audit
 from cerulea.ledger.book import Ledger
@@ -129,18 +129,15 @@ async def _all_of(
         prompt, tokens = wanted[number]
         hangs_up = draw.random() < HANG_UP
         try:
-            bill = await open_bill(
-                platform,
-                caller,
+            order = Order(
                 request_id=f"{turn}-{number}",
                 model="toy",
                 endpoint="completions",
                 prompt_tokens=prompt,
-                choices=1,
                 first_tokens=FIRST,
                 most_tokens=tokens,
-                pool=pool,
             )
+            bill = await open_bill(platform, caller, order, pool=pool)
         except Refused:
             slate.mark(number, REFUSED)
             return

@@ -7,12 +7,19 @@ import asyncio
 import pytest
 
 from cerulea.core.clock import FakeClock
-from cerulea.core.errors import EngineFailed, Invalid, KeyReused
+from cerulea.core.errors import EngineFailed, Invalid, KeyReused, NotReady
+from cerulea.core.money import nanos
 from cerulea.flows import attach as story
-from cerulea.flows.attach import DEAD_MS, Kept, attach
+from cerulea.flows.attach import DEAD_MS, Claim, Kept, attach
 from cerulea.flows.once import forget_answers
 from cerulea.flows.platform import Platform
 from cerulea.flows.serving import Gateway
+from cerulea.flows.usage import usage_of
+from cerulea.ledger.audit import audit
+from cerulea.people import Caller
+from tests.flows.bills import PROMPT, WRITTEN, give, opened, settled, used
+
+ANSWER = Kept("r1", '{"text": "calm\\n"}')
 
 
 def gateways(platform: Platform) -> tuple[Gateway, Gateway]:
@@ -20,12 +27,13 @@ def gateways(platform: Platform) -> tuple[Gateway, Gateway]:
     return Gateway(platform=platform), Gateway(platform=platform)
 
 
-async def never() -> Kept:
+async def never(claim: Claim) -> Kept:
     raise AssertionError("it was done already")
 
 
-async def done() -> Kept:
-    return Kept("r1", '{"text": "calm\\n"}')
+async def done(claim: Claim) -> Kept:
+    claim.platform.database.write(lambda tx: claim.keep(tx, ANSWER))
+    return ANSWER
 
 
 def test_a_repeat_gets_the_first_answer_from_any_process(platform: Platform):
@@ -54,7 +62,7 @@ def test_what_cannot_be_a_key_is_refused(platform: Platform):
 def test_a_failure_is_given_to_all_who_wait_and_is_not_kept(platform: Platform):
     one, other = gateways(platform)
 
-    async def fails() -> Kept:
+    async def fails(claim: Claim) -> Kept:
         await asyncio.sleep(0)
         raise EngineFailed("A step failed.")
 
@@ -73,10 +81,10 @@ def test_who_leaves_ends_nothing_and_finds_the_answer_later(platform: Platform):
     async def scenario() -> Kept:
         begun, go = asyncio.Event(), asyncio.Event()
 
-        async def works() -> Kept:
+        async def works(claim: Claim) -> Kept:
             begun.set()
             await go.wait()
-            return await done()
+            return await done(claim)
 
         first = asyncio.create_task(attach(one, "ada", "k", "f", works))
         await begun.wait()
@@ -96,10 +104,10 @@ def test_another_process_waits_while_one_works(platform: Platform, monkeypatch: 
     async def scenario() -> list[Kept]:
         begun, go = asyncio.Event(), asyncio.Event()
 
-        async def works() -> Kept:
+        async def works(claim: Claim) -> Kept:
             begun.set()
             await go.wait()
-            return await done()
+            return await done(claim)
 
         first = asyncio.create_task(attach(one, "ada", "k", "f", works))
         await begun.wait()
@@ -115,19 +123,99 @@ def test_another_process_waits_while_one_works(platform: Platform, monkeypatch: 
 
 def test_a_dead_process_is_followed_by_the_next_one(platform: Platform, clock: FakeClock):
     """A claim without a beat for so long is taken over; its old owner, if it lives after all, keeps nothing."""
-    assert story._claim(platform, "ada", "k", "f", "claim-dead") == "claim-dead"
-    assert story._claim(platform, "ada", "k", "f", "claim-2") is None
+    dead, other = Claim(platform, "ada", "k"), Claim(platform, "ada", "k")
+    assert story._claim(dead, "f") is dead
+    assert story._claim(other, "f") is None
     clock.advance(DEAD_MS - 1000)
-    story._touch(platform, "ada", "k", "claim-dead")
+    dead.touch()
     clock.advance(DEAD_MS - 1000)
-    assert story._claim(platform, "ada", "k", "f", "claim-2") is None, "it said that it lives"
+    assert story._claim(other, "f") is None, "it said that it lives"
     clock.advance(2000)
 
     found = asyncio.run(attach(Gateway(platform=platform), "ada", "k", "f", done))
-    story._keep(platform, "ada", "k", "claim-dead", Kept("r0", "late"))
-    story._release(platform, "ada", "k", "claim-dead")
+    assert not platform.database.write(lambda tx: dead.keep(tx, Kept("r0", "late")))
+    dead.release()
 
     assert asyncio.run(attach(Gateway(platform=platform), "ada", "k", "f", never)) == found._replace(repeated=True)
+
+
+def test_who_waits_for_another_process_is_told_at_once_when_his_own_stops(platform: Platform):
+    one, other = gateways(platform)
+
+    async def scenario() -> None:
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def works(claim: Claim) -> Kept:
+            begun.set()
+            await go.wait()
+            return await done(claim)
+
+        first = asyncio.create_task(attach(one, "ada", "k", "f", works))
+        await begun.wait()
+        second = asyncio.create_task(attach(other, "ada", "k", "f", never))
+        while not other.keyed:
+            await asyncio.sleep(0)
+        other.draining = one.draining = True
+        with pytest.raises(NotReady, match="about to stop"):
+            await second
+        await other.idle()
+        assert not first.done(), "what this process works at itself is finished"
+        go.set()
+        assert await first == ANSWER
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_a_charge_and_its_answer_stand_or_fall_together(platform: Platform, ada: Caller, clock: FakeClock):
+    """Its process dies as the transaction that settles ends: the repeat works and pays, the lost one does not."""
+    give(platform, nanos("1"))
+    lost = Claim(platform, "ada", "k")
+    assert story._claim(lost, "f") is lost
+    bill = opened(platform, ada, request_id="lost")
+
+    def dies(tx):
+        assert lost.keep(tx, Kept("lost", "{}"))
+        raise SystemExit("kill -9")
+
+    with pytest.raises(BaseException, match=r"kill -9|interrupted"):
+        bill.settle_now(used(10, 3), finish="stop", keep=dies)
+    assert settled(platform) == 0
+    clock.advance(DEAD_MS + 1000)
+
+    async def works(claim: Claim) -> Kept:
+        paid = opened(platform, ada, request_id="paid")
+        paid.settle_now(used(10, 3), finish="stop", keep=lambda tx: claim.keep(tx, ANSWER))
+        return ANSWER
+
+    assert asyncio.run(attach(Gateway(platform=platform), "ada", "k", "f", works)) == ANSWER
+    assert asyncio.run(attach(Gateway(platform=platform), "ada", "k", "f", never)).body == ANSWER.body
+    assert settled(platform) == 10 * PROMPT + 3 * WRITTEN
+    assert audit(platform.database).problems == []
+
+
+def test_who_lost_the_claim_while_it_stood_still_is_not_charged(platform: Platform, ada: Caller, clock: FakeClock):
+    """Two processes worked for one key: one is paid, and both give its answer."""
+    give(platform, nanos("1"))
+
+    async def beside(claim: Claim) -> Kept:
+        bill = opened(platform, ada, request_id="beside")
+        bill.settle_now(used(10, 3), finish="stop", keep=lambda tx: claim.keep(tx, ANSWER))
+        return ANSWER
+
+    async def slow(claim: Claim) -> Kept:
+        bill = opened(platform, ada, request_id="slow")
+        clock.advance(DEAD_MS + 1000)
+        assert await attach(Gateway(platform=platform), "ada", "k", "f", beside) == ANSWER
+        bill.settle_now(used(10, 3), finish="stop", keep=lambda tx: claim.keep(tx, Kept("slow", "{}")))
+        return Kept("slow", "{}")
+
+    found = asyncio.run(attach(Gateway(platform=platform), "ada", "k", "f", slow))
+
+    assert found == ANSWER._replace(repeated=True)
+    assert settled(platform) == 10 * PROMPT + 3 * WRITTEN
+    row = usage_of(platform, ada, "slow")
+    assert (row.charged, row.absorbed) == (0, 10 * PROMPT + 3 * WRITTEN)
+    assert audit(platform.database).problems == []
 
 
 def test_answers_are_forgotten_in_time(platform: Platform, clock: FakeClock):

@@ -13,7 +13,7 @@ from cerulea.core.clock import FakeClock
 from cerulea.core.errors import CapReached, FundTooLow, Invalid, KeyReused, NotFound
 from cerulea.core.money import nanos
 from cerulea.core.values import Usage
-from cerulea.flows.bill import LEASE_MS, open_bill
+from cerulea.flows.bill import LEASE_MS, Order, open_bill
 from cerulea.flows.conduct import BOOKS_S, Conductor
 from cerulea.flows.platform import Platform
 from cerulea.flows.usage import usage_of
@@ -328,10 +328,10 @@ def test_usage_of_another_team_does_not_exist(platform: Platform, ada: Caller):
 def test_who_is_cancelled_leaves_nothing_held_and_what_is_settled_is_settled(platform: Platform, ada: Caller):
     """The one thread of the pool is busy while they are cancelled, so that nothing has begun yet."""
     give(platform, nanos("1"))
-    asked = {"model": "brook", "endpoint": "chat", "prompt_tokens": 10, "choices": 1, "first_tokens": 5}
+    asked = {"model": "brook", "endpoint": "chat", "prompt_tokens": 10, "first_tokens": 5, "most_tokens": 5}
 
     async def story(pool: ThreadPoolExecutor) -> None:
-        kept = await open_bill(platform, ada, request_id="kept", most_tokens=5, pool=pool, **asked)
+        kept = await open_bill(platform, ada, Order(request_id="kept", **asked), pool=pool)
         assert await kept.renew() and await kept.extend(5) == 0
         gate = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -340,7 +340,7 @@ def test_who_is_cancelled_leaves_nothing_held_and_what_is_settled_is_settled(pla
             asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
 
         busy = loop.run_in_executor(pool, block)
-        opening = asyncio.create_task(open_bill(platform, ada, request_id="gone", most_tokens=5, pool=pool, **asked))
+        opening = asyncio.create_task(open_bill(platform, ada, Order(request_id="gone", **asked), pool=pool))
         settling = asyncio.create_task(kept.settle(used(10, 3), finish="abort"))
         await asyncio.sleep(0)
         for task in (opening, settling):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import gc
+import json
 import os
 import signal
+import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,8 +25,11 @@ from cerulea.flows.platform import Platform, open_platform
 from cerulea.people import ROLES, Caller
 from cerulea.serve.process import Options
 from cerulea.serve.request import Delta, Request, SamplingParams
+from cerulea.text.tokenizer import bytes_tokenizer
 from tests.flows.test_model_folders import OWNER, keep
+from tests.running import alive
 from tests.serve.toys import continuation
+from tests.toy_models import wait_for
 
 TOY = (sys.executable, "-m", "tests.serve.toy_process")
 
@@ -159,6 +167,27 @@ def test_too_much_is_refused_at_once(platform: Platform):
     run(work)
 
 
+def test_a_line_is_counted_by_requests_as_they_come(platform: Platform):
+    keyed = dataclasses.replace(OWNER, key="abcdefgh")
+
+    async def work() -> None:
+        async with hosting(platform, most_running=1, most_waiting=2) as host:
+            assert host.line(keyed, "brook") is None, "nobody has asked for it"
+            served = await host.open(keyed, "brook")
+            line = host.line(keyed, "brook")
+            assert line is served and host.line(OWNER, "brook") is not None
+            for _ in range(3):
+                line.enter()
+            with pytest.raises(QueueFull, match="the most is 3"):
+                line.enter()
+            line.leave()
+            line.enter()
+            await host.unload("brook@1")
+            assert host.line(keyed, "brook") is None
+
+    run(work)
+
+
 def test_a_model_that_nobody_uses_makes_room(platform: Platform):
     async def work() -> None:
         async with hosting(platform, memory=15, extra={"context": 90_000}) as host:
@@ -174,6 +203,66 @@ def test_a_model_that_nobody_uses_makes_room(platform: Platform):
         async with hosting(platform, memory=5) as host:
             with pytest.raises(ModelTooLarge, match=r"CERULEA_SERVE_MEMORY_GB"):
                 await host.open(OWNER, "creek")
+
+    run(work)
+
+
+def test_memory_is_free_when_its_process_has_ended(platform: Platform, tmp_path: Path):
+    """An unloaded model whose process takes its time to end still has its memory, and nothing is loaded into that."""
+    gone = tmp_path / "gone"
+
+    async def work() -> None:
+        async with hosting(platform, memory=15, extra={"lingers": str(gone)}) as host:
+            await host.open(OWNER, "brook")
+            brook = host._engines["brook@1"].process
+            opening = asyncio.create_task(host.open(OWNER, "creek"))
+            while "creek@1" not in host._engines:
+                await asyncio.sleep(0)
+            while brook.stdin is None or not brook.stdin.is_closing():
+                await asyncio.sleep(0)
+            for _ in range(50):
+                await asyncio.sleep(0.001)
+                assert brook.returncode is None and host._engines["creek@1"].process is None
+            gone.touch()
+            assert (await opening).label == "creek@1"
+            assert brook.returncode is not None and not host._leaving
+
+    run(work)
+
+
+def test_an_engine_that_loads_dies_with_whoever_started_it(tmp_path: Path):
+    """It reads nothing while it loads, so that the end of its input tells it nothing."""
+    told = tmp_path / "pid"
+    options = json.dumps(Options(folder="", extra={"hangs": str(told)}).as_json())
+    program = (
+        "import os, subprocess, sys, time\n"
+        "from cerulea.core.parent import PARENT\n"
+        f"engine = subprocess.Popen({list(TOY)!r}, stdin=subprocess.PIPE, start_new_session=True,"
+        " env={**os.environ, PARENT: str(os.getpid())})\n"
+        f"engine.stdin.write({options!r}.encode() + b'\\n')\n"
+        "engine.stdin.flush()\n"
+        "engine.wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program]) as parent:
+        wait_for(lambda: told.exists() and told.read_text(), 60)
+        parent.kill()
+    wait_for(lambda: not alive(int(told.read_text())), 60)
+
+
+def test_what_a_model_was_asked_for_goes_with_it(platform: Platform):
+    """Grammars are kept by the loaded model and by nothing else."""
+    pytest.importorskip("llguidance")
+
+    async def work() -> None:
+        async with hosting(platform) as host:
+            served = await host.open(OWNER, "brook")
+            bytes_tokenizer().save(served.folder)
+            await served.grammars.check('{"regex": "a+"}')
+            kept = weakref.ref(served.grammars), weakref.ref(served.tokenizer)
+            del served
+            await host.unload("brook@1")
+        gc.collect()
+        assert [one() for one in kept] == [None, None]
 
     run(work)
 

@@ -18,11 +18,13 @@ from cerulea.core.files import read_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, Evaluation, Progress
 from cerulea.flows import train as story
+from cerulea.flows import train_text
 from cerulea.flows.here import Done, train_here
 from cerulea.flows.launch import together
 from cerulea.flows.model_folders import find_model, list_models
 from cerulea.flows.platform import open_platform
 from cerulea.flows.runs import hold_run, list_runs, loss_curve
+from cerulea.flows.story import Note, Started
 from cerulea.nn.precision import Execution, Machine
 from cerulea.train import checkpoint as checkpoint_module
 from cerulea.train.recipe import TextRecipe, read_recipe
@@ -67,7 +69,7 @@ def until(step: int, settings: Settings, recipe: TextRecipe, **keywords: Any) ->
 def test_a_recipe_becomes_a_model(settings: Settings, recipe: TextRecipe):
     events = run(settings, recipe)
 
-    assert isinstance(events[0], story.Started) and isinstance(events[-1], Done)
+    assert isinstance(events[0], Started) and isinstance(events[-1], Done)
     steps = [e.loss for e in events if isinstance(e, Progress)]
     assert len(steps) == 12 and steps[-1] < steps[0] - 0.5
     done = events[-1]
@@ -78,7 +80,7 @@ def test_a_recipe_becomes_a_model(settings: Settings, recipe: TextRecipe):
     assert (model.version, done.version, done.stop_reason) == (1, 1, "steps")
     assert (
         model.card()["bits_per_byte"]
-        == done.bits_per_byte
+        == done.score["bits_per_byte"]
         == min(e.bits_per_byte for e in events if isinstance(e, Evaluation))
     )
     record = read_json(list_runs(settings)[0] / "run.json")
@@ -93,10 +95,10 @@ def test_a_resume_computes_as_the_checkpoint_did(
     found = Execution(
         device="cpu", precision="bf16", compile=False, threads=1, peak_flops=1e9, micro_batch_tokens=64, why="probed"
     )
-    monkeypatch.setattr(story, "choose_execution", lambda *values, **keywords: found)
+    monkeypatch.setattr(train_text, "choose_execution", lambda *values, **keywords: found)
     run(settings, replace(recipe, name="whole"))
     until(9, settings, recipe)
-    monkeypatch.setattr(story, "choose_execution", lambda *values, **keywords: pytest.fail("probed again"))
+    monkeypatch.setattr(train_text, "choose_execution", lambda *values, **keywords: pytest.fail("probed again"))
 
     events = run(settings, recipe, resume=True)
 
@@ -141,7 +143,7 @@ def test_a_resume_reads_its_checkpoint_for_damage_once(
     events = run(settings, recipe, resume=True)
 
     assert looked == [kept[-1].name, kept[-2].name]
-    (note,) = [e.text for e in events if isinstance(e, story.Note)]
+    (note,) = [e.text for e in events if isinstance(e, Note)]
     assert f"Checkpoint {kept[-1].name} is passed over" in note
 
 
@@ -150,12 +152,12 @@ def test_a_resume_without_a_new_best_makes_no_new_version(
 ):
     """Eight more steps, of which none is best: the model stays what it was; then the last one is."""
     recipe = replace(recipe, train=replace(recipe.train, keep_last=9))
-    monkeypatch.setattr(story, "best_checkpoint", lambda root, scores: root / "step-00000012")
+    monkeypatch.setattr(train_text, "best_checkpoint", lambda root, scores: root / "step-00000012")
 
     ends = [run(settings, recipe)[-1], *(run(settings, _longer(recipe, n), resume=True)[-1] for n in (16, 20))]
 
     assert [(end.version, end.model_step, end.step) for end in ends] == [(1, 12, 12), (1, 12, 16), (1, 12, 20)]
-    monkeypatch.setattr(story, "best_checkpoint", lambda root, scores: root / "step-00000024")
+    monkeypatch.setattr(train_text, "best_checkpoint", lambda root, scores: root / "step-00000024")
     assert run(settings, _longer(recipe, 24), resume=True)[-1].version == 2
     with open_platform(settings) as platform:
         assert [m.version for m in list_models(platform)] == [1, 2]

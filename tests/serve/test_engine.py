@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cerulea.core.errors import Invalid, PromptTooLong, QueueFull
+from cerulea.core.errors import GrammarInvalid, Invalid, PromptTooLong, QueueFull
 from cerulea.core.values import Usage
 from cerulea.serve.engine import Engine
 from cerulea.serve.request import Delta, Request, SamplingParams, delta_from_json, request_from_json
+from cerulea.serve.sequence import Sequence
 from tests.serve.toys import END, Likeliest, ToyRunner, continuation
 
 
@@ -60,6 +63,59 @@ def test_a_stop_id_ends_a_text_and_is_no_part_of_it():
     assert tokens(deltas) == continuation(prompt, 50, stop=END)
     assert deltas[-1].finish == "stop"
     assert deltas[-1].usage.completion_tokens == len(tokens(deltas)) + 1
+
+
+class Compiles(Likeliest):
+    """Whose grammars take as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.go, self.error = threading.Event(), None
+
+    def begin(self, sequence: Sequence) -> None:
+        assert self.go.wait(60)
+        if self.error is not None:
+            raise self.error
+
+
+def test_others_go_on_while_a_grammar_is_compiled():
+    picker = Compiles()
+    one = Engine(ToyRunner(), picker)
+    one.submit(request("hard", grammar="{}"))
+    one.submit(request("plain", prompt=(7, 8)))
+
+    while one._running or one.scheduler.waiting:
+        deltas = one.step()
+    assert [(d.id, d.finish) for d in deltas] == [("plain", "length")]
+    assert not one.idle and one.step() == []
+
+    picker.go.set()
+    assert tokens(finish(one)["hard"]) == continuation((3, 4, 5), 8)
+
+
+def test_a_grammar_that_nothing_can_meet_ends_its_request_alone():
+    picker = Compiles()
+    picker.error = GrammarInvalid("No text can meet the schema.")
+    picker.go.set()
+    one = Engine(ToyRunner(), picker)
+    one.submit(request("hard", grammar="{}"))
+    one.submit(request("plain", prompt=(7, 8)))
+
+    deltas = finish(one)
+
+    assert "No text can meet" in deltas["hard"][-1].detail and deltas["hard"][-1].usage == Usage()
+    assert deltas["plain"][-1].finish == "length" and one._waiting_tokens == 0
+
+
+def test_who_is_aborted_while_its_grammar_is_compiled_leaves_at_once():
+    picker = Compiles()
+    one = Engine(ToyRunner(), picker)
+    one.submit(request("hard", grammar="{}"))
+    one.abort("hard")
+
+    (last,) = one.step()
+    picker.go.set()
+
+    assert (last.finish, last.usage) == ("abort", Usage()) and one.idle and one._waiting_tokens == 0
 
 
 def test_the_context_ends_a_text():

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from cerulea.core.errors import EngineFailed, Invalid, PromptTooLong, QueueFull, restore
+from cerulea.core.errors import EngineFailed, Invalid, PromptTooLong, QueueFull
+from cerulea.core.restoring import restore
 from cerulea.core.values import Usage
-from cerulea.flows.host import fitted
+from cerulea.flows.fitting import fitted
 from cerulea.serve.load import make_engine
 from cerulea.serve.process import Options, Steps
 from cerulea.serve.vllm_engine import VllmEngine

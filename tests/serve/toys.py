@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import torch
 
-from cerulea.serve.engine import Sequence as Running
 from cerulea.serve.plan import Chunk
 from cerulea.serve.request import TokenLogprob
+from cerulea.serve.sequence import Sequence as Running
 
 VOCAB = 50
 END = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -261,3 +262,23 @@ def test_a_full_disk_is_a_coded_error_and_loses_nothing(databases):
     with database.read() as tx:
         assert tx.value("SELECT COUNT(*) FROM note") == int(done.stdout) + 2
         assert tx.value("PRAGMA integrity_check") == "ok"
+
+
+def test_what_need_not_be_durable_is_seen_by_all_and_synced_by_the_next_durable_write(tmp_path: Path):
+    """Who waits for no fsync takes it from nobody: a batch with one durable write in it is synced."""
+    with closing(Database(f"sqlite:///{tmp_path / 'd.db'}")) as one, closing(Database(one.url)) as other:
+        one.write(lambda tx: tx.run("CREATE TABLE t (n INTEGER)"))
+
+        def synchronous(durable: bool) -> int:
+            def work(tx) -> int:
+                tx.run("INSERT INTO t VALUES (1)")
+                return tx.value("PRAGMA synchronous")
+
+            return one.write(work, durable=durable)
+
+        FULL, NORMAL = 2, 1
+        assert [synchronous(durable) for durable in (True, False, False, True)] == [FULL, NORMAL, NORMAL, FULL]
+        with other.read() as tx:
+            assert tx.value("SELECT count(*) FROM t") == 4
+    with closing(Database(one.url, durable=False)) as quick:
+        assert quick.write(lambda tx: tx.value("PRAGMA synchronous")) == NORMAL

@@ -1,8 +1,8 @@
 """`rift`: two sides of up to five heroes, lanes, waves, towers and an ancient to destroy.
 
-Numba keeps compiled kernels beside the sources and looks at the file of each kernel alone: a change of `rules.py` would go
-unnoticed by kernels of other files that read it. So what was compiled from other sources is removed here, before any
-kernel is loaded.
+Numba keeps compiled kernels beside the sources and looks at the file of each kernel alone: a change of `rules.py`
+would go unnoticed by kernels of other files that read it. So what was compiled from other sources is removed here,
+before any kernel is loaded.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def in_reach(unit, a, b):
 @njit(cache=True, nogil=True)
 def deal(w, m, a, b, amount):
     """Unit a hurts unit b by so much before what softens it."""
-    unit, hero, match, work = w.unit[m], w.hero[m], w.match[m], w.work[m]
+    hero, match, work = w.hero[m], w.match[m], w.work[m]
     tick = match[TICK]
     if b >= r.TOWER0 and b != r.BOSS:
         if work[W_CREEP_NEAR, b] == 0:

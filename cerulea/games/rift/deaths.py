@@ -166,7 +166,7 @@ def _building_hurt(w, m, u, before, after):
 
 @njit(cache=True, nogil=True)
 def _boss_died(w, m):
-    unit, match, work = w.unit[m], w.match[m], w.work[m]
+    match, work = w.match[m], w.work[m]
     match[BOSS_AT] = match[TICK] + r.BOSS_EVERY
     # Who hurt it most in this tick has it; equal from both sides, nobody has.
     if work[W_BEST, r.BOSS] == 0 or work[W_BY, r.BOSS] < 0:

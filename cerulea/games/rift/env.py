@@ -28,6 +28,7 @@ from cerulea.games.rift import rules as r
 from cerulea.games.rift.look import CRITIC_NAMES, FEATURE_NAMES, SELF_NAMES, show
 from cerulea.games.rift.sight import look_around
 from cerulea.games.rift.tick import decide
+from cerulea.games.rift.waves import meet
 from cerulea.games.rift.world import CUT, METERS, OVER, WINNER, World, begin, drawn, make_world
 from cerulea.games.rift.world import scatter as spread
 
@@ -121,6 +122,7 @@ def _begin_all(w, seed_M, where_M, kinds, lane_mask, mixed, scattered):
         begin(w, m, seed_M[m], ours, theirs, lane_mask)
         if drawn(seed_M[m], 1, 31) % np.uint64(1000) < scattered:
             spread(w, m)
+            meet(w, m)
         look_around(w, m)
 
 
@@ -175,8 +177,9 @@ class Rift:
         self.schema = SCHEMA
         self.matches, self.threads = matches, threads
         self.players = 2 * len(kinds)
-        self.teams = (0,) * len(kinds) + (1,) * len(kinds)
-        self.bots, self.meters = BOTS, METERS
+        self.teams: tuple[int, ...] = (0,) * len(kinds) + (1,) * len(kinds)
+        self.bots: tuple[str, ...] = BOTS
+        self.meters: tuple[str, ...] = METERS
         self.step_s, self.limit = r.STEP_S, r.LIMIT
         self.kinds = np.array(kinds, np.int32)
         self.lane_mask = sum(1 << lane for lane in lanes)

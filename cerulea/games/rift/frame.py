@@ -48,6 +48,7 @@ def _unit(world: World, m: int, u: int, kind: str) -> dict[str, Any]:
         "max_hp": round(int(unit[MAX_HP, u]) / r.H),
         "alive": bool(unit[ALIVE, u]),
         "target": int(unit[TARGET, u]),
+        "seen": [side for side in range(2) if world.seen[m, side, u]],  # by whom, now
     }
 
 

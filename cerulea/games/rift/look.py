@@ -1,7 +1,7 @@
 """What each hero's player is shown: features of units, features of oneself, legal actions, and what the critic may see.
 
-Everything is scaled by known constants into about [-1, 1] and mirrored for side B, so that a hidden unit, or the side one
-plays, cannot be told from it. `FEATURE_NAMES`, `SELF_NAMES` and `CRITIC_NAMES` say what stands where.
+Everything is scaled by known constants into about [-1, 1] and mirrored for side B, so that a hidden unit, or the side
+one plays, cannot be told from it. `FEATURE_NAMES`, `SELF_NAMES` and `CRITIC_NAMES` say what stands where.
 Not here: which unit a slot shows (`sight`).
 """
 

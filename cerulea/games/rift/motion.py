@@ -1,6 +1,7 @@
 """Where units go: steps in whole numbers that are mirror images of one another on both sides.
 
-Kept:    every step is an odd function of the direction, so that the mirror image of a walk is the walk of the mirror image.
+Kept:    every step is an odd function of the direction, so that the mirror image of a walk is the walk of the mirror
+         image.
 Not here: who wants to go where (`orders`, `waves`).
 """
 

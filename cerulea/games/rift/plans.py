@@ -1,4 +1,5 @@
-"""How a scripted team fights: abilities by rule, the weakest enemy first, together, and never under a tower without a wave.
+"""How a scripted team fights: abilities by rule, the weakest enemy first, together, and never under a tower without a
+wave.
 
 Not here: laning and going home (`laning`), how wishes become actions (`aim`).
 """

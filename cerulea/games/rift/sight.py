@@ -1,7 +1,7 @@
 """Who sees whom, and which unit each slot of a hero's view shows.
 
-Kept:    what a side does not see changes nothing of what its heroes are shown. Buildings are always seen; dead heroes are
-         known to be dead. Slots of creeps and buildings hold the nearest, ties by place; slots of heroes are roles.
+Kept:    what a side does not see changes nothing of what its heroes are shown. Buildings are always seen; dead heroes
+         are known to be dead. Slots of creeps and buildings hold the nearest, ties by place; slots of heroes are roles.
 """
 
 from __future__ import annotations

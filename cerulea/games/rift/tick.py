@@ -1,6 +1,7 @@
 """One decision of one match: orders are read, two ticks pass, rewards are added up.
 
-In:      the world, one action for each player (`Discrete(106)`: hold, 8 directions, attack, Q and W at 32 slots, recall).
+In:      the world, one action for each player (`Discrete(106)`: hold, 8 directions, attack, Q and W at 32 slots,
+         recall).
 Kept:    within a tick everybody decides by what was there when it began; what they do takes effect together at its end.
 Not here: what players see (`sight`, `look`).
 """

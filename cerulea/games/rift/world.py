@@ -14,8 +14,8 @@ One match is one row of every array, and everything of it lies together, so that
     pay     float64 (M, 10)     what the running decision has paid so far
     work    int32  (M, fields of work, 73)    scratch of one tick; nothing is kept there
 
-A lane is counted from its side's own point of view: B's lane k is the mirror image of A's, so the lane opposite k is 2 - k.
-Not here: what the numbers are (`rules`), what happens in a tick (`tick`).
+A lane is counted from its side's own point of view: B's lane k is the mirror image of A's, so the lane opposite k is
+2 - k. Not here: what the numbers are (`rules`), what happens in a tick (`tick`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ HERO_FIELDS = 22
 # fields of a match
 TICK, OVER, WINNER, CUT, BOSS_AT, BOSS_COUNT, BUFF_A, BUFF_B, WAVES, PER_SIDE, LANE_MASK, DECISIONS = range(12)
 MATCH_FIELDS = 12
-# fields of work: damage, healing, the most damage of one hero and which hero, new places, whether an attacker's creep is
+# fields of work: damage, healing, the most damage of one hero and which hero, new places, whether an attacker's creep
+# is
 # near a building, what a hero may do in this tick, health when the decision began
 W_DAMAGE, W_HEAL, W_BEST, W_BY, W_X, W_Y, W_CREEP_NEAR, W_MAY, W_OLD_HP = range(9)
 WORK_FIELDS = 9
@@ -231,7 +232,8 @@ def begin(w, m, seed, kinds_A, kinds_B, lane_mask):
 
 @njit(cache=True, nogil=True)
 def scatter(w, m):
-    """For training alone: heroes begin somewhere on the way to the middle, with some levels, and not all of their health.
+    """For training alone: heroes begin somewhere on the way to the middle, with some levels, and not all of their
+    health.
 
     A beginner who walks at random from the fountain meets nobody for minutes, and learns as little.
     """
@@ -245,7 +247,7 @@ def scatter(w, m):
             y = r.FOUNTAIN + far + np.int64((bits >> np.uint64(20)) & np.uint64(511)) - 256
             if match[LANE_MASK] == 7 and i != 2:
                 # Along the sides: first one way, then the other.
-                x, y = r.BASE, min(r.BASE + 2 * far, 86 * r.U)
+                x, y = np.int64(r.BASE), min(r.BASE + 2 * far, np.int64(86 * r.U))
                 if i > 2:
                     x, y = y, x
             unit[X, h], unit[Y, h] = mirrored(max(x, 0), side), mirrored(max(y, 0), side)
