@@ -46,7 +46,7 @@ class History:
     def _hash(self, match: int, *arrays: NDArray[Any]) -> None:
         at = hashlib.blake2b(self._hashes[match], digest_size=8)
         for array in arrays:
-            at.update(np.ascontiguousarray(array).view(np.uint8))
+            at.update(np.ascontiguousarray(array).data)
         self._hashes[match] = at.digest()
 
     def digests(self) -> NDArray[np.uint64]:

@@ -19,7 +19,7 @@ BOUND = np.float32(7.90531110763549805)  # beyond it tanh is 1 in float32
 
 @njit(cache=True, nogil=True, inline="always", error_model="numpy")
 def _tanh(x):
-    """Of x the tanh, as a ratio of polynomials, to 4e-7: unlike the library's, it becomes vector instructions."""
+    """The hyperbolic tangent as a ratio of polynomials, to 4e-7; the library's is no vector instruction."""
     x = BOUND if x > BOUND else x
     x = -BOUND if x < -BOUND else x
     s = x * x

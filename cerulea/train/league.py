@@ -1,4 +1,4 @@
-"""Those who are trained and those they have been: nets, their optimizers, past selves, scores and online ratings.
+"""Those who are trained and those they have been: nets, their optimizers, past selves, scores.
 
 In:      results of matches.
 Out:     an Opponent for every match that begins; the net of a past self.
@@ -17,20 +17,18 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cerulea.core.errors import RecipeInvalid
 from cerulea.games.game import Game
-from cerulea.games.rating import Online
 from cerulea.nn.policy import Policy, PolicyShape
 from cerulea.train.checkpoint import snapshot_tensors
+from cerulea.train.fitting import bots_of
 from cerulea.train.learn import TOLD, Learner
 from cerulea.train.opponents import BOT, HUNTER, LINE, MAIN, NOW, PAST, SELF, Opponent, Pool, choose, shares_now
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
 from cerulea.train.play_state import PlayState
+from cerulea.train.rated import noted, taken_in, without
 from cerulea.train.rollout import Player, Result
 
-MYSELF = "learner"  # the main net among the rated
-RATED_LEAST = 1.0  # its spread never falls below: it changes all the time
 EXPLOITERS_LESS = 4  # exploiters are taken into the pool so many times less often than the main net
 
 
@@ -39,7 +37,7 @@ class League:
 
     def __init__(self, recipe: PlayRecipe, game: Game, shape: PolicyShape, team: Team, state: PlayState) -> None:
         self.recipe, self.game, self.shape, self.team, self.state = recipe, game, shape, team, state
-        self.bots = self._bots()
+        self.bots = bots_of(recipe, game)
         self.alone = max(game.teams) == 0
         self.nets = [Policy(shape)]
         if recipe.opponents.mode == "league" and not self.alone:
@@ -49,17 +47,6 @@ class League:
         self.pool = Pool(mode=recipe.opponents.mode)
         self.weights: dict[int, dict[str, Tensor]] = {}  # of the pool's members, and of others with matches in flight
         self._past: dict[int, Policy] = {}
-        self._rated: Online | None = None
-
-    def _bots(self) -> tuple[str, ...]:
-        names = tuple(self.recipe.opponents.names) or self.game.bots
-        for name in names:
-            if name not in self.game.bots:
-                raise RecipeInvalid(
-                    f"opponents.names has {name!r}, which {self.game.name} does not know.",
-                    fix=f"Use some of {', '.join(self.game.bots)}." if self.game.bots else "Leave it empty.",
-                )
-        return names
 
     def begin_with(self, weights: Mapping[str, Any]) -> None:
         """Let all nets begin with these weights."""
@@ -124,19 +111,9 @@ class League:
             if kind != SELF:
                 name = self.game.bots[result.opponent.member] if kind == BOT else "past"
                 self.pool.count(name, result.won)
-                self._rate(name if kind == BOT else f"past-{result.opponent.member}", result.won)
-        if self._rated is not None:
-            self.state.ratings = {name: list(known) for name, known in self._rated.known.items()}
+                other = name if kind == BOT else f"past-{result.opponent.member}"
+                self.state.ratings = noted(self.state.ratings, other, result.won)
         return mains
-
-    def _rate(self, other: str, won: float) -> None:
-        """The main net drifts, scripted players are found out, past selves stay as they were."""
-        if self._rated is None:
-            self._rated = Online()
-            self._rated.known = {name: (mean, spread) for name, (mean, spread) in self.state.ratings.items()}
-        mean, spread = self._rated.rating(MYSELF) if MYSELF in self._rated.known else (0.0, 0.0)
-        self._rated.known[MYSELF] = (mean, max(spread, RATED_LEAST))
-        self._rated.add(MYSELF, other, won, fixed=(other,) if other.startswith("past-") else ())
 
     # -- the pool ----------------------------------------------------------------------------------
 
@@ -174,19 +151,15 @@ class League:
         kept = {*self.pool.steps, *busy}
         self.weights = {member: weights for member, weights in self.weights.items() if member in kept}
         self._past = {member: net for member, net in self._past.items() if member in kept}
-        left = {f"past-{member}" for member in kept}
-        self.state.ratings = {
-            n: known for n, known in self.state.ratings.items() if not n.startswith("past-") or n in left
-        }
-        self._rated = None
+        self.state.ratings = without(self.state.ratings, sorted(kept))
 
     def _take_in(self, number: int) -> None:
         """A net as it is becomes a member of the pool."""
         member = self.state.step + LINE * number
         self.weights[member] = snapshot_tensors(dict(self.nets[number].state_dict()))
         self.pool.add(member, self.recipe.opponents.pool)
-        if number == MAIN and MYSELF in self.state.ratings:
-            self.state.ratings[f"past-{member}"] = list(self.state.ratings[MYSELF])
+        if number == MAIN:
+            self.state.ratings = taken_in(self.state.ratings, member)
 
     # -- for checkpoints ---------------------------------------------------------------------------
 

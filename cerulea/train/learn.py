@@ -92,6 +92,10 @@ class Learner:
             return list(values)
         return [float(v) for v in self.team.sum(torch.tensor(values, dtype=torch.float64))]
 
+    def total(self, value: float) -> float:
+        """One sum over all processes."""
+        return self.summed(value)[0]
+
     def largest(self, *values: float) -> list[float]:
         """The largest of all processes."""
         tensor = torch.tensor(values, dtype=torch.float64)

@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +23,9 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cerulea.core.errors import RecipeInvalid, ResumeMismatch
+from cerulea.core.errors import ResumeMismatch
 from cerulea.core.seeds import mixed
-from cerulea.core.values import Checkpoint, ModelCard, PlayProgress
+from cerulea.core.values import Checkpoint, PlayProgress
 from cerulea.games.game import Game
 from cerulea.train.agent import agent_json, shape_for
 from cerulea.train.checkpoint import (
@@ -38,15 +37,28 @@ from cerulea.train.checkpoint import (
     set_aside,
     snapshot_tensors,
 )
-from cerulea.train.league import MYSELF, League
+from cerulea.train.fitting import refuse_too_large
+from cerulea.train.league import League
 from cerulea.train.learn import rate_at, shaped, spread
 from cerulea.train.opponents import MAIN, Opponent
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
-from cerulea.train.play_state import MATCHES, POOL, AgentSnapshot, PlayState, load_matches, matches_of
+from cerulea.train.play_state import (
+    MATCHES,
+    POOL,
+    AgentSnapshot,
+    PlayState,
+    binding_of,
+    card_of,
+    fraction_of,
+    limit_reached,
+    load_matches,
+    matches_of,
+)
 from cerulea.train.ppo import advantages, told_decisions
+from cerulea.train.rated import MYSELF
 from cerulea.train.record import Metrics
-from cerulea.train.rollout import Player, Result, bytes_of
+from cerulea.train.rollout import Player, Result
 
 Event = PlayProgress | Checkpoint
 YEAR_S = 365 * 24 * 3600
@@ -99,17 +111,7 @@ class Run:
         self.keys = recipe.train
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.shape = shape_for(game.schema, recipe.model, game.teams)
-        needed = (2 if recipe.train.minibatch < recipe.train.rollout * game.matches * game.players else 3) * bytes_of(
-            game, self.keys.rollout, self.shape.state
-        )
-        if memory_bytes and needed * team.ranks > 0.8 * memory_bytes:
-            raise RecipeInvalid(
-                f"{recipe.game.matches:,} matches of {game.name} need about {needed * team.ranks / 1e9:.1f} GB; "
-                f"this machine has {memory_bytes / 1e9:.1f} GB.",
-                why=f"All that {game.players} players see in {self.keys.rollout} steps is kept for an update.",
-                fix="Play fewer at once: --set game.matches="
-                f"{max(1, int(recipe.game.matches * 0.5 * memory_bytes / (needed * team.ranks)))}",
-            )
+        refuse_too_large(recipe, game, self.shape, team.ranks, memory_bytes)
         torch.manual_seed(self.keys.seed)
         self.state, self.before_s = PlayState(), 0.0
         self.league = League(recipe, game, self.shape, team, self.state)
@@ -158,7 +160,7 @@ class Run:
 
     def _go_on(self, checkpoint: Checkpoint) -> None:
         tensors, state = load_resume(checkpoint.folder)
-        binding = self._binding()
+        binding = binding_of(self.recipe, self.game, self.team.ranks)
         differing = [name for name, value in binding.items() if state["binding"].get(name) != value]
         if differing:
             raise ResumeMismatch(
@@ -177,18 +179,6 @@ class Run:
         self.before_s = self.saved_at = self.state.elapsed_s
         if self.team.leads:
             self.metrics = Metrics(self.folder / "metrics.jsonl", state["metrics_bytes"])
-
-    def _binding(self) -> dict[str, Any]:
-        recipe = self.recipe.as_json()
-        lasting = {k: v for k, v in recipe["train"].items() if k not in ("steps", "agent_steps", "minutes")}
-        lasting = {k: v for k, v in lasting.items() if not k.startswith(("checkpoint", "keep", "target"))}
-        return {
-            "game": [self.game.name, self.game.version, self.game.schema.digest(), recipe["game"]],
-            "model": recipe["model"],
-            "train keys": lasting,
-            "opponents": recipe["opponents"],
-            "number of processes": self.team.ranks,
-        }
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -215,7 +205,7 @@ class Run:
     def _update(self) -> PlayProgress:
         began = perf_counter()
         keys, state, r = self.keys, self.state, self.player.rollout
-        fraction = self._everyones(self._fraction() if self.team.leads else 0.0)
+        fraction = self.learner.total(self._fraction() if self.team.leads else 0.0)
         results = self.player.play(state.step, self._choose, self.league.past)
         played = perf_counter()
         reward = shaped(r.reward, self.player.sides, keys, fraction)
@@ -280,33 +270,18 @@ class Run:
     # -- rules to stop by --------------------------------------------------------------------------
 
     def _fraction(self) -> float:
-        keys, state = self.keys, self.state
-        shares = [0.0]
-        if keys.steps:
-            shares.append(state.step / keys.steps)
-        if keys.agent_steps:
-            shares.append(state.agent_steps / keys.agent_steps)
-        if keys.minutes and self.stepping_from:
-            shares.append((monotonic() - self.stepping_from) / (60 * keys.minutes))
-        return min(1.0, max(shares))
+        return fraction_of(self.keys, self.state, monotonic() - self.stepping_from if self.stepping_from else 0.0)
 
     def _stop_reason(self) -> str:
-        keys, state = self.keys, self.state
+        keys = self.keys
         if keys.target_return and len(self.recent) == 100 and np.mean(self.recent) >= keys.target_return:
             return "target"
-        if self._everyones(float(self._fraction() >= 1.0) if self.team.leads else 0.0) == 0:
+        if self.learner.total(float(self._fraction() >= 1.0) if self.team.leads else 0.0) == 0:
             return ""
-        if keys.steps and state.step >= keys.steps:
-            return "steps"
-        if keys.agent_steps and state.agent_steps >= keys.agent_steps:
-            return "agent_steps"
-        return "minutes"
+        return limit_reached(keys, self.state)
 
     def _agreed(self, reason: str) -> str:
-        return reason if self._everyones(float(bool(reason))) == 0 else reason or "signal"
-
-    def _everyones(self, value: float) -> float:
-        return self.learner.summed(value)[0]
+        return reason if self.learner.total(float(bool(reason))) == 0 else reason or "signal"
 
     def _elapsed(self) -> float:
         return self.before_s + monotonic() - self.began
@@ -317,7 +292,7 @@ class Run:
         keys, state = self.keys, self.state
         by_step = keys.checkpoint_steps > 0 and state.step % keys.checkpoint_steps == 0
         by_time = keys.checkpoint_minutes > 0 and state.elapsed_s - self.saved_at >= 60 * keys.checkpoint_minutes
-        return self._everyones(float((by_step or by_time) and self.team.leads)) > 0
+        return self.learner.total(float((by_step or by_time) and self.team.leads)) > 0
 
     def _save(self) -> None:
         self.saved_at = self._elapsed()
@@ -343,9 +318,9 @@ class Run:
                 "run": asdict(self.state),
                 "pool": asdict(self.league.pool),
                 "metrics_bytes": self.metrics.offset,
-                "binding": self._binding(),
+                "binding": binding_of(self.recipe, self.game, self.team.ranks),
             },
-            card=self._card(),
+            card=card_of(self.game, self.policy, self.state, self.league.pool),
         )
         self.writer.start(snapshot)
         self.stall_s += perf_counter() - began
@@ -356,22 +331,6 @@ class Run:
             return
         retain(self.checkpoints, last=self.keys.keep_last, best=0, scores={})
         yield checkpoint
-
-    def _card(self) -> ModelCard:
-        return ModelCard(
-            preset="policy",
-            parameters=sum(p.numel() for p in self.policy.parameters()),
-            context=0,
-            vocab=0,
-            extra={
-                "game": self.game.name,
-                "version": self.game.version,
-                "agent_steps": self.state.agent_steps,
-                "matches": self.state.matches,
-                "win_shares": {name: round(share, 4) for name, share in sorted(self.league.pool.shares.items())},
-                "episode_return": round(float(np.mean(self.recent)), 4) if self.recent else None,
-            },
-        )
 
     def close(self) -> None:
         """Wait for a checkpoint that is being written; a failure of it was or will be told elsewhere."""

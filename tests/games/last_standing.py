@@ -5,7 +5,7 @@ Team games are made of it by `game.options.teams`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -14,7 +14,7 @@ from pettingzoo import ParallelEnv
 
 
 class Standing(ParallelEnv):
-    metadata = {"name": "last_standing"}
+    metadata: ClassVar[dict[str, Any]] = {"name": "last_standing"}
 
     def __init__(self, count: int = 4) -> None:
         self.possible_agents = [f"p{i}" for i in range(count)]

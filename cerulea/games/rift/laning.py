@@ -31,6 +31,7 @@ from cerulea.games.rift.aim import (
 from cerulea.games.rift.motion import distance2
 from cerulea.games.rift.world import ALIVE, GOLD, HP, ITEMS, LANE_MASK, MAX_HP, RANGE, X, Y, drawn, mirrored
 
+FAR = 40 * r.U  # one does not walk further than this to an outer tower
 LOW, LOW_SPREAD = 28, 8  # per cent of health below which one goes home: from here on, by the match's draw
 
 
@@ -100,11 +101,14 @@ def answers(w, m, h, side, t, u):
 
 @njit(cache=True, nogil=True)
 def called(w, m, h, side):
-    """The invader of our ancient, or of an inner tower that can be hurt, whom hero h goes to meet; -1 without one."""
+    """The invader of our ancient, or of a tower that can be hurt, whom hero h goes to meet; -1 without one."""
     unit = w.unit[m]
-    for k in range(4):
-        t = r.ANCIENT0 + side if k == 0 else r.TOWER0 + 6 * side + 2 * k - 1
-        if unit[ALIVE, t] and (k == 0 or unit[ALIVE, t - 1] == 0):
+    for k in range(7):
+        # The ancient, inner towers whose outer one fell, outer ones that are not too far.
+        t = r.ANCIENT0 + side if k == 0 else r.TOWER0 + 6 * side + (2 * k - 1 if k < 4 else 2 * k - 8)
+        if unit[ALIVE, t] == 0 or (k > 3 and distance2(unit, h, t) > FAR * FAR):
+            continue
+        if k == 0 or k > 3 or unit[ALIVE, t - 1] == 0:
             u = invader(w, m, side, t, r.BUILDING_RANGE + 2 * r.U if k else 14 * r.U)
             if u >= 0 and answers(w, m, h, side, t, u):
                 return u

@@ -182,9 +182,6 @@ def _fight(w, m, h, side, ours, theirs):
         if a >= 0:
             return a
     target = prey(w, m, h, side, max(unit[RANGE, h] + 2 * r.U, 8 * r.U))
-    weak = prey(w, m, h, side, r.APPROACH)
-    if weak >= 0 and 10 * unit[HP, weak] < 4 * unit[MAX_HP, weak]:
-        target = weak  # who is nearly dead is followed further
     if target < 0:
         return -1
     if ours * BOLD > theirs * 8 and not a_dive(w, m, h, side, target):

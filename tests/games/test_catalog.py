@@ -1,0 +1,65 @@
+"""Games by their names, and what is said of names and options that are not known."""
+
+from __future__ import annotations
+
+import pytest
+
+from cerulea.core.errors import GameInvalid, NotFound
+from cerulea.games.catalog import GAMES, make_game
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_a_built_in_game_is_made_by_its_name(name):
+    game = make_game(name, 3)
+    assert (game.name, game.matches, game.options) == (name, 3, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("rift-skermish", "rift-skirmish"),
+        ("conect-four", "connect-four"),
+        ("gymnasiun:CartPole-v1", "gymnasium:"),
+        ("gymnasium:CartPole-v9", "CartPole-v1"),
+        ("pettingzoo:classic.tictacto_v3", "classic.tictactoe_v3"),
+        ("pettingzoo:classic.connect_four_v2", "classic.connect_four_v3"),
+    ],
+)
+def test_an_unknown_game_names_the_nearest(name, nearest):
+    with pytest.raises(NotFound, match=nearest):
+        make_game(name, 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gymnasium:", "pettingzoo:", "python:", "pettingzoo:.x", "python:..", "python:os"]
+)
+def test_a_name_that_is_none_is_refused(name):
+    with pytest.raises(NotFound):
+        make_game(name, 1)
+
+
+@pytest.mark.parametrize("name", ["rift", "connect-four", "cartpole", "pettingzoo:classic.rps_v2"])
+@pytest.mark.parametrize("option", ["wings", "name", "matches"])
+def test_options_that_a_game_does_not_know_are_refused(name, option):
+    with pytest.raises(GameInvalid, match=option):
+        make_game(name, 1, **{option: 2})
+
+
+def test_a_game_has_at_least_one_match():
+    with pytest.raises(GameInvalid, match="0 matches"):
+        make_game("connect-four", 0)
+
+
+def test_a_module_of_ones_own_is_asked_for_make_game(tmp_path, monkeypatch):
+    (tmp_path / "four_again.py").write_text(
+        "from cerulea.games.connect_four import ConnectFour\n"
+        "def make_game(matches, bonus=0):\n"
+        "    game = ConnectFour(matches)\n"
+        "    game.name, game.options = 'python:four_again', {'bonus': bonus}\n"
+        "    return game\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert make_game("python:four_again", 2, bonus=3).options == {"bonus": 3}
+    with pytest.raises(GameInvalid, match="malus"):
+        make_game("python:four_again", 2, malus=3)
