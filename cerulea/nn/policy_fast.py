@@ -8,6 +8,7 @@ Not here: the loops (`policy_kernels`), what is learned (`train.ppo`), accelerat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,19 +128,17 @@ def unroll(
 def act(
     policy: Policy,
     table: Table,
-    vector: Tensor,
-    units: Tensor,
-    critic: Tensor,
-    state: Tensor,
-    fresh: Tensor,
+    seen: Sequence[Tensor],
     mask: NDArray[np.bool_],
     uniform: NDArray[np.float32],
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], Tensor, Tensor]:
     """One step of (S, K) players: actions (R, A), their log probabilities (R,), values (R,), memory (S, K, state).
 
     Args:
+        seen: vector, units, critic, state, fresh, as `Policy.step` takes them.
         mask: (R, N). uniform: in [0, 1), (R, A).
     """
+    vector, units, critic, state, fresh = seen
     parts = parts_of(units, policy.shape)
     decision, after = unroll(policy, vector[None], parts, critic[None], state, fresh[None])
     action = np.empty((len(mask), len(policy.shape.heads)), np.int32)
