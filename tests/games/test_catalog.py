@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cerulea.core.errors import GameInvalid, NotFound
+from cerulea.core.errors import GameInvalid, Invalid, NotFound
 from cerulea.games.catalog import GAMES, make_game, refuse_imports
 
 
@@ -43,6 +43,12 @@ def test_a_name_that_is_none_is_refused(name):
 def test_options_that_a_game_does_not_know_are_refused(name, option):
     with pytest.raises(GameInvalid, match=option):
         make_game(name, 1, **{option: 2})
+
+
+@pytest.mark.parametrize("options", [{"threads": 0}, {"threads": 10_000}, {"draft": "none"}])
+def test_values_that_an_option_cannot_have_are_refused(options):
+    with pytest.raises(Invalid, match="rift"):
+        make_game("rift", 1, **options)
 
 
 def test_a_game_has_at_least_one_match():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,14 @@ def test_a_team_game_has_one_fate_and_options_are_passed_on():
     while not played.tick.ended_M.all():
         played.random()
     assert played.number <= 20 and played.tick.winner_M.tolist() == [-1, -1]
+
+
+def test_the_recipe_of_a_parallel_game_makes_it():
+    recipe = tomllib.loads((Path(__file__).parents[2] / "recipes" / "pursuit.toml").read_text(encoding="utf-8"))
+    game = make_game(recipe["game"]["name"], 2, **recipe["game"]["options"])
+
+    assert (game.players, set(game.teams), len(game.schema.vector)) == (4, {0}, 147)
+    Played(game).random()
 
 
 def test_players_that_die_act_no_more_and_the_last_one_wins():
