@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-VERSION = "1"
+VERSION = "2"
 
 U, H, S, G = 64, 16, 5, 100
 TICKS = 2  # of one decision
@@ -112,7 +112,7 @@ BUILDING_PERIOD = S
 BUILDING_RADIUS = U  # one stands this far from its middle
 NEAR_CREEP = 8 * U  # without an attacker's creep so near, a building takes ALONE per cent
 ALONE = 40
-WEAR_FROM, WEAR = 150 * S, 100  # from then on buildings take so many per cent more with each minute
+WEAR_FROM, WEAR = 150 * S, 150  # from then on buildings take so many per cent more with each minute
 TOWER_GOLD = 150 * G
 AGGRO = 2 * S  # a tower prefers who hurt a hero within this time
 
