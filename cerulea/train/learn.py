@@ -203,8 +203,15 @@ class Learner:
                     self._mean_gradients(float(rows[-1].sum()))
                 norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), keys.gradient_norm or math.inf)
                 self.optimizer.step()
-                told = (losses.total, losses.policy, losses.value, losses.entropy, losses.divergence, losses.clipped)
-                sums += [float(each.detach()) for each in (*told, norm)]
+                each_loss = (
+                    losses.total,
+                    losses.policy,
+                    losses.value,
+                    losses.entropy,
+                    losses.divergence,
+                    losses.clipped,
+                )
+                sums += [float(each.detach()) for each in (*each_loss, norm)]
         sums /= keys.epochs * pieces
         spread = returns[weight].var() if len(chosen) else 0.0
         explained = 1 - (returns - r.value)[weight].var() / spread if spread > 0 else 0.0
