@@ -1,7 +1,7 @@
 """How strong the scripted tiers of `rift` are, one against the next, and whether its sides and heroes are even.
 
-Each tier plays the one below, sides swapped by halves; a timeout is nobody's win. Then the strongest plays itself: the share
-of decided matches that side A wins, and, with heroes drawn by lot, the share that each hero wins.
+Each tier plays the one below, sides swapped by halves; a timeout is nobody's win. Then the strongest plays itself: the
+share of decided matches that side A wins, and, with heroes drawn by lot, the share that each hero wins.
 
     python benchmarks/rift_tiers.py                           # 400 matches a pair, 2,000 of `team` against itself
     python benchmarks/rift_tiers.py --presets rift-duel --matches 100 --mirror 500
@@ -11,6 +11,7 @@ of decided matches that side A wins, and, with heroes drawn by lot, the share th
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter, process_time
@@ -41,7 +42,7 @@ class Played:
     meter_MPF: NDArray[np.float32]
 
     @property
-    def decided_M(self) -> NDArray[np.bool_]:
+    def decided(self) -> NDArray[np.bool_]:
         """Matches that somebody won within the time."""
         return ~self.cut_M & (self.winner_M >= 0)
 
@@ -99,12 +100,13 @@ def print_ladder(presets: Sequence[str], matches: int, seed: int) -> None:
     print("| preset | tier | against | won (95 %) | lost | timeouts | median min | of 400, as A | as B |")
     print("|---|---|---|---|---:|---:|---:|---:|---:|")
     for name in presets:
-        for weak, strong in zip(TIERS, TIERS[1:], strict=False):
+        for weak, strong in itertools.pairwise(TIERS):
             played = play(name, strong, weak, matches, seed, swapped=True)
-            won_M = played.decided_M & (played.winner_M == 0)
-            lost = int((played.decided_M & (played.winner_M == 1)).sum())
+            won_M = played.decided & (played.winner_M == 0)
+            lost = int((played.decided & (played.winner_M == 1)).sum())
             print(
-                f"| {name} | {strong} | {weak} | {share(int(won_M.sum()), matches)} | {lost} | {int(played.cut_M.sum())} "
+                f"| {name} | {strong} | {weak} | {share(int(won_M.sum()), matches)} | {lost} "
+                f"| {int(played.cut_M.sum())} "
                 f"| {np.median(played.minutes_M):.1f} | {int(won_M[::2].sum())} | {int(won_M[1::2].sum())} |",
                 flush=True,
             )
@@ -118,8 +120,8 @@ def print_mirror(presets: Sequence[str], matches: int, seed: int, tier: str) -> 
     print("|---|---:|---|---:|---|---:|---:|")
     for name in presets:
         played = play(name, tier, tier, matches, seed, swapped=False)
-        decided = int(played.decided_M.sum())
-        won = int((played.decided_M & (played.winner_M == 0)).sum())
+        decided = int(played.decided.sum())
+        won = int((played.decided & (played.winner_M == 0)).sum())
         low, middle, high = np.percentile(played.minutes_M, (10, 50, 90))
         mean_F = played.meter_MPF.mean((0, 1))
         print(
@@ -136,7 +138,7 @@ def hero_shares(played: Played) -> list[tuple[int, int]]:
     for kind in range(len(r.HERO_NAMES)):
         in_A_M = (played.kind_MP[:, :players] == kind).any(1)
         in_B_M = (played.kind_MP[:, players:] == kind).any(1)
-        told_M = played.decided_M & (in_A_M != in_B_M)
+        told_M = played.decided & (in_A_M != in_B_M)
         won_M = told_M & (played.winner_M == np.where(in_A_M, 0, 1))
         out.append((int(won_M.sum()), int(told_M.sum())))
     return out

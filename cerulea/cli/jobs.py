@@ -177,8 +177,9 @@ COMMANDS = (submit, ps, logs, watch, cancel, resume, rerun)
 
 def with_full_paths(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe with paths that mean the same in another process's folder."""
-    if "data" not in recipe:  # it names no files
-        return recipe
+    if "data" not in recipe:  # of games: it may name an agent to begin with
+        init = recipe["model"]["init"]
+        return {**recipe, "model": {**recipe["model"], "init": str(Path(init).expanduser().absolute()) if init else ""}}
     from cerulea.text.corpus import BUILT_IN
 
     def full(entry: str) -> str:

@@ -145,6 +145,7 @@ class Charges:
 def _first_pace(job: Job) -> dict[str, int]:
     """What a second is taken to use before the first report: ten steps of a text, two updates of self-play by two."""
     keys, game = job.recipe.get("train", {}), job.recipe.get("game", {})
+    factors: tuple[Any, ...]
     if job.kind == "selfplay":
         factors, meter, pace = (game.get("matches", 0), keys.get("rollout", 0)), "agent_steps", 4
     else:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cerulea.core.errors import CorpusInvalid, PathRefused, TokenizerInvalid
+from cerulea.core.errors import CeruleaError, CorpusInvalid, NotFound, PathRefused, TokenizerInvalid
 from cerulea.core.settings import Settings
 from cerulea.flows.agent import is_here
 from cerulea.jobs.protocol import Assignment
@@ -123,7 +123,7 @@ def _split_glob(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 def _files_of(key: str, entry: str, field: str) -> Iterable[Path]:
     """All files that reading an entry would open; what is wrong with it otherwise is the run's to say."""
-    if key.startswith("tokenizer."):
+    if key.startswith(("tokenizer.", "model.")):
         folder = _expanded(entry)
         return folder.iterdir() if folder.is_dir() else [folder]
     try:
@@ -166,8 +166,14 @@ def _refused(key: str, entry: str, roots: Sequence[Path]) -> PathRefused:
     )
 
 
-def _missing(key: str, entry: str, bound: Sequence[Path] | None) -> CorpusInvalid | TokenizerInvalid:
+def _missing(key: str, entry: str, bound: Sequence[Path] | None) -> CeruleaError:
     near = _nearest(_expanded(entry), bound)
+    if key.startswith("model."):
+        return NotFound(
+            f"{key} names {entry[:200]!r}, and there is no such folder.",
+            why=f"The nearest name there is {str(near)!r}." if near else "",
+            fix="Name the folder of an agent.",
+        )
     kind = TokenizerInvalid if key.startswith("tokenizer.") else CorpusInvalid
     return kind(
         f"{key} names {entry[:200]!r}, and there is no such file or folder.",

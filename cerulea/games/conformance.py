@@ -43,6 +43,7 @@ def check_game(make: Callable[[int], Game], *, steps: int = 200, matches: int = 
     seeds = np.array([mixed(seed, m) for m in range(matches)], np.uint64)
     run, twin, alone = _Run(game, 0.0), _Run(make(matches), 7.0), _Run(make(1), -3.0)
     taken: _Run | None = None
+    standing = False
     for each, count in ((run, matches), (twin, matches), (alone, 1)):
         each.begin(seeds[:count], None)
     for step in range(steps):
@@ -50,12 +51,14 @@ def check_game(make: Callable[[int], Game], *, steps: int = 200, matches: int = 
         _check_look(run, look)
         _need(_same(look, run.look(), LOOKS) is None, "observing changes nothing", "two looks at one state differ")
         actions = random_actions(look.mask_MPN, game.schema.heads, seeds, step)
-        if game.bots:
-            _check_bots(run, scripted, look, actions)
-        if step == steps // 2:
-            taken = _taken(make, run, matches)
+        ended = bool(run.tick.ended_M.any())
+        if step == steps // 2 or (step > steps // 2 and ended and not standing):
+            # Once from the middle, and once more where a match stands that has ended.
+            taken, standing = _taken(make, run, matches), ended
         copies = [each for each in (run, twin, alone, taken) if each is not None]
         _check_copies(copies, look, step)
+        if game.bots:
+            _check_bots(run, scripted, look, actions)
         before, digests = run.tick.ended_M.copy(), game.digests()
         idle = random_actions(look.mask_MPN, game.schema.heads, seeds + np.uint64(1), step)
         for each in copies:
@@ -64,11 +67,11 @@ def check_game(make: Callable[[int], Game], *, steps: int = 200, matches: int = 
         _check_tick(run, before, digests)
         run.length_M += ~before
         _check_steps(copies, step)
-        ended = run.tick.ended_M.copy()
-        if ended.any() and step % EVERY == EVERY - 1:
+        over_M = run.tick.ended_M.copy()
+        if over_M.any() and step % EVERY == EVERY - 1:
             fresh = np.array([mixed(seed, step, m, 5) for m in range(matches)], np.uint64)
             for each in copies:
-                each.begin(fresh[: each.game.matches], ended[: each.game.matches])
+                each.begin(fresh[: each.game.matches], over_M[: each.game.matches])
 
 
 class _Run:

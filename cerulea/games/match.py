@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cerulea.core.errors import GameInvalid, NotFound
+from cerulea.core.errors import GameBroken, GameInvalid, NotFound
 from cerulea.core.seeds import mixed
 from cerulea.games.game import (
     ActionArray,
@@ -34,6 +34,7 @@ from cerulea.games.replay import Replay, replay_of
 
 RANDOM = "random"
 MOST_TOGETHER = 256  # matches of a series that are played at once
+MOST_STEPS = 1_000_000  # of a match; a game without a limit that goes on longer has no end
 
 
 class Player(Protocol):
@@ -180,10 +181,14 @@ def play_match(game: Game, players: Sequence[Player], *, seed: int, labels: Sequ
     Args:
         game: of one match.
         players: one for each team, or for each place.
+        labels: what the replay calls them; a bot's is `bot:NAME`.
+
+    Raises:
+        GameInvalid: neither so many players; GameBroken: the match has no end.
     """
     assert game.matches == 1
-    seats = list(range(game.players)) if len(players) == game.players else list(game.teams)
     names = list(labels) or [f"player {i}" for i in range(len(players))]
+    seats = [int(place) for place in seats_of(game, [str(i) for i in range(len(players))])]
     played = _Table(game, players, np.array([seats]), np.array([seed], np.uint64))
     while not played.tick.ended_M[0]:
         played.step()
@@ -210,6 +215,12 @@ class _Table:
 
     def step(self) -> None:
         over_M = self.tick.ended_M.copy()
+        if self.number >= (self.game.limit or MOST_STEPS):
+            raise GameBroken(
+                f"{self.game.name} has not ended after {self.number:,} steps.",
+                why="A match needs an end to be won.",
+                fix="Give the game a limit of steps.",
+            )
         self.game.observe(self.look)
         for player, rows_MP in zip(self.players, self.rows, strict=True):
             if rows_MP.any():
@@ -239,6 +250,9 @@ def play_series(
         make: makes the game with so many matches.
         keep: how many replays to keep, of the first matches.
         report: told (done, total) while it goes on.
+
+    Raises:
+        GameInvalid: a game without two sides; GameBroken: one whose matches have no end.
     """
     outcomes: list[Outcome] = []
     replays: list[Replay] = []

@@ -2,8 +2,9 @@
 
 Online:   Weng and Lin's Bradley-Terry update with whole pairings, through openskill; for choosing opponents.
 Reported: maximum likelihood of a Bradley-Terry model with a term for the side, over all stored results, with 95 %
-          intervals from the likelihood's curvature. Random is 0, and 8.3 points are 80 % of wins (arXiv 1912.06680,
-          appendix J). A draw, and a match that was cut off, counts half for both.
+          intervals from the profile of the likelihood, which also hold for who has never lost. Random is 0, and 8.3
+          points are 80 % of wins (arXiv 1912.06680, appendix J). A draw, and a match that was cut off, counts half for
+          both.
 Not here: where results are kept (`flows`).
 """
 
@@ -12,14 +13,21 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cerulea.core.errors import FileTrouble
+
+Matrix = NDArray[np.float64]
 POINTS = 8.3 / math.log(4.0)  # of one unit of log odds: 80 % are odds of 4
 PRIOR = 0.1  # as if each pair that met had also drawn a tenth of a match: nobody is infinitely good
+TIE = 1e-6  # weight towards 0 of every strength
+Z95 = 1.959964
+FAR = 60.0  # log odds: who has met nobody that ties them to the anchor may be anywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +59,11 @@ def add_results(path: Path, results: Iterable[Result]) -> None:
     if not lines:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            lines.insert(0, "\n")  # a crash cut the last line short; the next one is not to be lost with it
         os.write(descriptor, "".join(lines).encode())
         os.fsync(descriptor)
     finally:
@@ -60,16 +71,34 @@ def add_results(path: Path, results: Iterable[Result]) -> None:
 
 
 def read_results(path: Path) -> list[Result]:
-    """All results of a file; a last line that a crash cut short is left out."""
+    """All results of a file; a line that a crash cut short is left out.
+
+    Raises:
+        FileTrouble: a line is whole and no result.
+    """
     if not path.exists():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            found.append(Result(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError):
+            values = json.loads(line)
+        except json.JSONDecodeError:
             continue
+        if not _is_result(values):
+            raise FileTrouble(
+                f"Line {number} of {path} is no result.",
+                why="A result has first, second, score (1, 0.5 or 0) and count.",
+                fix="Delete the line.",
+            )
+        found.append(Result(**values))
     return found
+
+
+def _is_result(values: object) -> bool:
+    if not isinstance(values, dict) or set(values) != {"first", "second", "score", "count"}:
+        return False
+    names = isinstance(values["first"], str) and isinstance(values["second"], str)
+    return names and values["score"] in (0, 0.5, 1) and isinstance(values["count"], int) and values["count"] > 0
 
 
 def rate(results: Sequence[Result], anchor: str = "random") -> list[Rating]:
@@ -90,48 +119,114 @@ def rate(results: Sequence[Result], anchor: str = "random") -> list[Rating]:
         if i != j:
             played[i, j] += r.count
             points[i, j] += r.count * r.score
-    total = played + played.T
-    met = total > 0
-    played_with = played + np.where(met, PRIOR / 2, 0.0)
-    points_with = points + np.where(met, PRIOR / 4, 0.0)
-    theta = np.zeros(n + 1)  # strengths, then the side's worth
+    total = (played + played.T).sum(1)
     zero = index.get(anchor, int(np.argmin(_shares(points, played))))
-    free = np.array([i for i in range(n + 1) if i != zero])
-    information = np.eye(n + 1)
-    for _ in range(200):
-        gap = theta[:n, None] - theta[None, :n] + theta[n]
-        p = 1.0 / (1.0 + np.exp(-gap))
-        miss = points_with - played_with * p
-        gradient = np.append(miss.sum(1) - miss.sum(0), miss.sum())
-        curve = played_with * p * (1 - p)
-        information = np.zeros((n + 1, n + 1))
-        information[:n, :n] = -(curve + curve.T)
-        np.fill_diagonal(information[:n, :n], curve.sum(1) + curve.sum(0))
-        side = curve.sum(1) - curve.sum(0)
-        information[n, :n] = information[:n, n] = side
-        information[n, n] = curve.sum()
-        # A little weight towards 0 keeps players apart from all others, and a side nobody has swapped, finite.
-        step = np.linalg.solve(
-            information[np.ix_(free, free)] + 1e-6 * np.eye(len(free)), gradient[free] - 1e-6 * theta[free]
-        )
-        step *= min(1.0, 2.0 / max(np.abs(step).max(), 1e-12))
-        theta[free] += step
-        if np.abs(step).max() < 1e-10:
-            break
-    covariance = np.zeros((n + 1, n + 1))
-    covariance[np.ix_(free, free)] = np.linalg.inv(information[np.ix_(free, free)] + 1e-6 * np.eye(len(free)))
+    model = _Model(played, points, zero)
+    best = model.fit(np.zeros(n + 1))
     ratings = []
     for name, i in index.items():
-        wide = 1.959964 * math.sqrt(max(covariance[i, i], 0.0)) * POINTS
-        value = theta[i] * POINTS
-        ratings.append(Rating(name, value, value - wide, value + wide, int(total[i].sum())))
+        low, high = (0.0, 0.0) if i == zero else model.interval(best, i)
+        ratings.append(Rating(name, float(best[i]) * POINTS, low * POINTS, high * POINTS, int(total[i])))
     return sorted(ratings, key=lambda r: -r.rating)
 
 
-def _shares(points: np.ndarray, played: np.ndarray) -> np.ndarray:
+def _shares(points: Matrix, played: Matrix) -> Matrix:
     """Each player's share of all points it could have."""
     won = points.sum(1) + (played - points).sum(0)
     return np.asarray(won / np.maximum(played.sum(1) + played.sum(0), 1))
+
+
+class _Model:
+    """Bradley-Terry: the first of a pair wins with the logistic of (its strength - the other's + the side's worth).
+
+    Parameters are the strengths in log odds, then the side's worth; the anchor's stays 0.
+    """
+
+    def __init__(self, played: Matrix, points: Matrix, zero: int) -> None:
+        met = played + played.T > 0
+        self.played = played + np.where(met, PRIOR / 2, 0.0)
+        self.points = points + np.where(met, PRIOR / 4, 0.0)
+        self.n = len(played)
+        self.free = [i for i in range(self.n + 1) if i != zero]
+
+    def likelihood(self, theta: Matrix) -> float:
+        """Its logarithm, with a little weight towards 0 (see `steps`)."""
+        gap = self._gap(theta)
+        # log of the logistic, without overflow; lost points are those of the second.
+        log_win, log_loss = -np.logaddexp(0.0, -gap), -np.logaddexp(0.0, gap)
+        terms = self.points * log_win + (self.played - self.points) * log_loss
+        return float(terms.sum() - 0.5 * TIE * (theta**2).sum())
+
+    def _gap(self, theta: Matrix) -> Matrix:
+        return np.asarray(theta[: self.n, None] - theta[None, : self.n] + theta[self.n])
+
+    def slopes(self, theta: Matrix) -> tuple[Matrix, Matrix]:
+        """Gradient and information (the negative of the second derivatives).
+
+        A little weight towards 0 keeps finite who is apart from all others, and a side that nobody has swapped.
+        """
+        n = self.n
+        p = 1.0 / (1.0 + np.exp(-np.clip(self._gap(theta), -700, 700)))
+        miss = self.points - self.played * p
+        gradient = np.append(miss.sum(1) - miss.sum(0), miss.sum()) - TIE * theta
+        curve = self.played * p * (1 - p)
+        information = np.zeros((n + 1, n + 1))
+        information[:n, :n] = -(curve + curve.T)
+        information[:n, :n] += np.diag(curve.sum(1) + curve.sum(0))
+        information[n, :n] = information[:n, n] = curve.sum(1) - curve.sum(0)
+        information[n, n] = curve.sum()
+        return gradient, information + TIE * np.eye(n + 1)
+
+    def fit(self, theta: Matrix, fixed: int = -1) -> Matrix:
+        """The most likely parameters, by Newton's method from `theta`; one of them may be held."""
+        theta, free = theta.copy(), [i for i in self.free if i != fixed]
+        for _ in range(200):
+            gradient, information = self.slopes(theta)
+            step = np.linalg.solve(information[np.ix_(free, free)], gradient[free])
+            largest = float(np.abs(step).max(initial=0.0))
+            theta[free] += step * min(1.0, 2.0 / max(largest, 1e-12))
+            if largest < 1e-7:
+                break
+        return theta
+
+    def interval(self, best: Matrix, i: int) -> tuple[float, float]:
+        """Where a strength lies with 95 %: what is not too unlikely with everything else at its best (profile)."""
+        most = self.likelihood(best)
+        _, information = self.slopes(best)
+        covariance = np.linalg.inv(information[np.ix_(self.free, self.free)])
+        at = self.free.index(i)
+        slope = np.zeros(self.n + 1)
+        slope[self.free] = covariance[:, at] / covariance[at, at]  # how the others go along
+        wide = Z95 * math.sqrt(covariance[at, at])
+
+        def root(gap: float) -> float:
+            fitted = self.fit(best + gap * slope, fixed=i)
+            return math.sqrt(max(0.0, 2 * (most - self.likelihood(fitted)))) - Z95
+
+        low, high = _crossing(lambda gap: root(-gap), wide), _crossing(root, wide)
+        return float(best[i] - low), float(best[i] + high)
+
+
+def _crossing(root: Callable[[float], float], guess: float) -> float:
+    """Where an increasing function that is below 0 at 0 crosses it: false position (Illinois); at most FAR."""
+    left, right = 0.0, min(guess, FAR)
+    at_left, at_right = -Z95, root(right)
+    while at_right < 0:
+        if right >= FAR:
+            return FAR
+        left, at_left, right = right, at_right, min(2 * right, FAR)
+        at_right = root(right)
+    for _ in range(60):
+        middle = right - at_right * (right - left) / (at_right - at_left)
+        at_middle = root(middle)
+        if abs(at_middle) < 1e-4:
+            return middle
+        if at_middle * at_right < 0:
+            left, at_left = right, at_right
+        else:
+            at_left /= 2
+        right, at_right = middle, at_middle
+    return right
 
 
 class Online:

@@ -2,9 +2,10 @@
 
 In:      what was done in a match. Out: a file of a few kilobytes, and the frames of the match.
 Kept:    a file is written whole or not at all; one that is cut short, changed, or of another version of its game is
-         refused. The last frame is checked against the state that the match ended in.
+         refused. No action reaches a game that its mask forbids, whoever wrote the file. The last frame is checked
+         against the state that the match ended in.
 
-A file is one line of JSON (what the match was, and the sha256 of the rest), then the actions as bytes, zipped.
+A file is one line of JSON (what the match was, and the sha256 of everything), then the actions as bytes, zipped.
 Not here: who watches (`flows`).
 """
 
@@ -19,14 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cerulea.core.errors import NotFound, ReplayInvalid
 from cerulea.core.files import write_bytes
 from cerulea.games.catalog import make_game
-from cerulea.games.game import ActionArray, Game, tick_buffers
+from cerulea.games.game import ActionArray, Game, observation_buffers, tick_buffers
 
 FORMAT = 1
 MOST_BYTES = 64_000_000  # of actions; more is no replay of ours
+NAMES = ("game", "version", "options", "players", "seed", "steps", "winner", "cut", "digest")
+KINDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # of an action in the file, by its bytes
+BOT = "bot:"  # before the name of a scripted player among `players`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +45,7 @@ class Replay:
     seed: int
     steps: int
     winner: int  # team, -1 for a draw
-    cut: bool  # by the limit of time
+    cut: bool  # by the limit of time; a match that was stopped by hand has neither ended nor been cut
     digest: int  # of the state it ended in
     actions: ActionArray  # (steps, P, A)
 
@@ -75,25 +80,21 @@ def replay_of(
 def save_replay(replay: Replay, path: Path) -> None:
     """Write a replay, whole or not at all."""
     actions = replay.actions
-    kind = np.uint8 if actions.size == 0 or actions.max() < 256 else np.uint16
-    body = zlib.compress(actions.astype(kind).tobytes(), 9)
+    size = next(size for size in KINDS if actions.size == 0 or int(actions.max()) < 256**size)
     head = {
         "cerulea_replay": FORMAT,
-        "game": replay.game,
-        "version": replay.version,
-        "options": replay.options,
-        "players": replay.players,
-        "seed": replay.seed,
-        "steps": replay.steps,
-        "winner": replay.winner,
-        "cut": replay.cut,
-        "digest": replay.digest,
+        **{name: getattr(replay, name) for name in NAMES},
         "shape": list(actions.shape),
-        "bytes_each": np.dtype(kind).itemsize,
-        "sha256": hashlib.sha256(body).hexdigest(),
+        "bytes_each": size,
     }
+    body = zlib.compress(actions.astype(KINDS[size]).tobytes(), 9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, json.dumps(head).encode() + b"\n" + body)
+    write_bytes(path, json.dumps({**head, "sha256": _digest(head, body)}).encode() + b"\n" + body)
+
+
+def _digest(head: dict[str, Any], body: bytes) -> str:
+    plain = {key: value for key, value in head.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode() + body).hexdigest()
 
 
 def read_replay(path: Path) -> Replay:
@@ -116,17 +117,17 @@ def read_replay(path: Path) -> Replay:
                 f"{path} is a replay of format {head['cerulea_replay']}; this version reads format {FORMAT}.",
                 fix="Use the version of Cerulea that wrote it.",
             )
-        if hashlib.sha256(body).hexdigest() != head["sha256"]:
-            raise ValueError("its actions are cut short or changed")
-        unzip = zlib.decompressobj()
-        plain = unzip.decompress(body, MOST_BYTES)
-        kind = {1: np.uint8, 2: np.uint16}[head["bytes_each"]]
-        actions = np.frombuffer(plain, kind).astype(np.int32).reshape(head["shape"])
-        if len(actions) != head["steps"] or actions.ndim != 3:
+        if _digest(head, body) != head["sha256"]:
+            raise ValueError("it is cut short or changed")
+        plain = zlib.decompressobj().decompress(body, MOST_BYTES)
+        actions = np.frombuffer(plain, KINDS[head["bytes_each"]]).astype(np.int32).reshape(head["shape"])
+        replay = Replay(**{name: head[name] for name in NAMES}, actions=actions)
+        if len(actions) != replay.steps or actions.ndim != 3:
             raise ValueError("its actions are not as many as it says")
-        names = ("game", "version", "options", "players", "seed", "steps", "winner", "cut", "digest")
-        return Replay(**{name: head[name] for name in names}, actions=actions)
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        if not (0 <= replay.seed < 2**64 and isinstance(replay.options, dict) and isinstance(replay.game, str)):
+            raise ValueError("its first line says what none could")
+        return replay
+    except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
         raise ReplayInvalid(
             f"{path} is no replay that can be played: {error}.",
             why="A replay is played again from its actions; none may be missing.",
@@ -134,21 +135,13 @@ def read_replay(path: Path) -> Replay:
         ) from error
 
 
-def _walk(game: Game, seed: int, actions: ActionArray) -> Iterator[int]:
-    """Step a game of one match through actions; yields before the first step and after each."""
-    game.reset(np.array([seed], np.uint64))
-    tick = tick_buffers(1, game.players)
-    yield 0
-    for number, action in enumerate(actions, start=1):
-        game.step(np.ascontiguousarray(action[None]), tick)
-        yield number
-
-
 def frames(replay: Replay) -> Iterator[dict[str, Any]]:
     """What was to be seen, before the first step and after each.
 
     Raises:
-        ReplayInvalid: it is of another version of the game, or does not end as it ended.
+        NotFound, GameInvalid: there is no such game here.
+        ReplayInvalid: it is of another version of the game, has an action that the game forbids, or does not end as it
+        ended.
     """
     game = make_game(replay.game, 1, **replay.options)
     if game.version != replay.version:
@@ -157,11 +150,52 @@ def frames(replay: Replay) -> Iterator[dict[str, Any]]:
             why="Other rules would show a match that was never played.",
             fix="Use the version of Cerulea that played it.",
         )
-    for _ in _walk(game, replay.seed, replay.actions):
+    winners = []
+    for winner in _walk(game, replay):
+        winners.append(winner)
         yield game.frame(0)
-    if int(game.digests()[0]) != replay.digest:
+    if int(game.digests()[0]) != replay.digest or winners[-1] != replay.winner:
         raise ReplayInvalid(
             "The match does not end as it ended when it was played.",
             why="Its actions were changed, or the game's rules were without its version.",
             fix="Fetch the file again.",
         )
+
+
+def _walk(game: Game, replay: Replay) -> Iterator[int]:
+    """Step a game of one match through a replay; yields who has won, before the first step and after each."""
+    heads, actions = game.schema.heads, replay.actions
+    if actions.shape[1:] != (game.players, len(heads)):
+        raise _forbidden(replay, 0, "it has other players")
+    if len(actions) and (actions.max((0, 1)) >= [head.size for head in heads]).any():
+        raise _forbidden(replay, 0, "there is no such action")
+    look, tick = observation_buffers(game.schema, 1, game.players), tick_buffers(1, game.players)
+    script, scratch = _scripted(game, replay.players), actions[:1].copy()
+    first = np.cumsum([0, *(head.size for head in heads)])[:-1]
+    game.reset(np.array([replay.seed], np.uint64))
+    yield -1
+    for number, action in enumerate(actions):
+        game.observe(look)
+        legal = np.take_along_axis(look.mask_MPN[0], (action + first).astype(np.int64), -1)
+        if not legal[look.acting_MP[0]].all():
+            raise _forbidden(replay, number, "the game forbids it")
+        if (script >= 0).any():
+            # What they do is in the replay; but a game may note who is scripted, as `rift` does of `team+`.
+            game.script(script, scratch)
+        game.step(np.ascontiguousarray(action[None]), tick)
+        yield int(tick.winner_M[0])
+
+
+def _scripted(game: Game, players: Sequence[str]) -> NDArray[np.int8]:
+    """Who is scripted, (1, P): the number of a bot, or -1."""
+    each = players if len(players) == game.players else [players[team] for team in game.teams]
+    names = [label.removeprefix(BOT) if label.startswith(BOT) else "" for label in each]
+    return np.array([[game.bots.index(name) if name in game.bots else -1 for name in names]], np.int8)
+
+
+def _forbidden(replay: Replay, step: int, what: str) -> ReplayInvalid:
+    return ReplayInvalid(
+        f"The replay has an action at step {step:,} that cannot be played: {what}.",
+        why="A match that was played has legal actions alone.",
+        fix="Fetch the file again.",
+    )

@@ -158,7 +158,7 @@ class Side(gym.Env[dict[str, Any], Any]):  # type: ignore[misc]
         self.vector = SideVector(lambda matches: make_game(name, matches, **options), 1, opponent, side=side)
         self.game = self.vector.game
         if self.game.step_s:
-            self.metadata = {**self.metadata, "render_fps": 1 / self.game.step_s}
+            self.metadata = {**self.metadata, "render_fps": 1 / self.game.step_s}  # type: ignore[misc]
         self.render_mode = render_mode
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space

@@ -14,11 +14,12 @@ import numpy as np
 from numba import njit
 
 BOUND = np.float32(7.90531110763549805)  # beyond it tanh is 1 in float32
+# error_model="numpy": where a division is checked for 0, no vector instructions come of the loop.
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always", error_model="numpy")
 def _tanh(x):
-    """The hyperbolic tangent as a ratio of polynomials, to 4e-7: unlike the library's, it becomes vector instructions."""
+    """The hyperbolic tangent as a ratio of polynomials, to 4e-7; the library's is no vector instruction."""
     x = BOUND if x > BOUND else x
     x = -BOUND if x < -BOUND else x
     s = x * x
@@ -35,15 +36,15 @@ def _tanh(x):
 
 
 @njit(cache=True, nogil=True)
-def take_units(units_TSKUF, at, first, out_TSKCF):
-    """Copy the units of one class of the chosen sides, so that they lie together."""
-    steps, sides, players, count, width = out_TSKCF.shape
+def take_units(units_TSKX, at, first, out_TSKX):
+    """Copy numbers from `first` on, of one class of units of the chosen sides, so that they lie together."""
+    steps, sides, players, count = out_TSKX.shape
     for t in range(steps):
         for s in range(sides):
             for k in range(players):
-                for u in range(count):
-                    for f in range(width):
-                        out_TSKCF[t, s, k, u, f] = units_TSKUF[t, at[s], k, first + u, f]
+                row, out = units_TSKX[t, at[s], k, first : first + count], out_TSKX[t, s, k]
+                for x in range(count):
+                    out[x] = row[x]
 
 
 @njit(cache=True, nogil=True)
@@ -98,7 +99,7 @@ def pool_units_back(embedded_RCE, seen_RF, dseen_RF, at, dembedded_RCE):
                 left[e] = zero if row[e] == top[e] else left[e]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def lstm_cell(gate_RG, c_RH, keep_R, next_c_RH, tanh_RH, h_RH):
     """One step of an LSTM from its sums: gates in the order input, forget, new, output, which become what they are.
 

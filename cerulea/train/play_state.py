@@ -19,9 +19,11 @@ from torch import Tensor
 
 from cerulea.core.values import ModelCard
 from cerulea.games.game import Game
+from cerulea.nn.policy import Policy
 from cerulea.train.agent import AGENT
 from cerulea.train.checkpoint import write_file, write_state, write_tensors
-from cerulea.train.opponents import KINDS, Opponent
+from cerulea.train.opponents import KINDS, Opponent, Pool
+from cerulea.train.play_recipe import LearnKeys, PlayRecipe
 from cerulea.train.rollout import Player
 
 POOL, MATCHES = "pool.safetensors", "matches-{rank}.safetensors"
@@ -69,6 +71,57 @@ class AgentSnapshot:
         for rank, tensors in enumerate(self.matches):
             write_tensors(folder / MATCHES.format(rank=rank), tensors)
         write_state(folder, self.state, self.card)
+
+
+def fraction_of(keys: LearnKeys, state: PlayState, stepping_s: float) -> float:
+    """How much of a run is done: the largest share of all limits that its recipe sets."""
+    shares = [0.0]
+    if keys.steps:
+        shares.append(state.step / keys.steps)
+    if keys.agent_steps:
+        shares.append(state.agent_steps / keys.agent_steps)
+    if keys.minutes:
+        shares.append(stepping_s / (60 * keys.minutes))
+    return min(1.0, max(shares))
+
+
+def limit_reached(keys: LearnKeys, state: PlayState) -> str:
+    """Which limit a run that is done has reached."""
+    if keys.steps and state.step >= keys.steps:
+        return "steps"
+    return "agent_steps" if keys.agent_steps and state.agent_steps >= keys.agent_steps else "minutes"
+
+
+def binding_of(recipe: PlayRecipe, game: Game, ranks: int) -> dict[str, Any]:
+    """What a resumed run must have in common with the one that it goes on with."""
+    values = recipe.as_json()
+    lasting = {k: v for k, v in values["train"].items() if k not in ("steps", "agent_steps", "minutes")}
+    lasting = {k: v for k, v in lasting.items() if not k.startswith(("checkpoint", "keep", "target"))}
+    return {
+        "game": [game.name, game.version, game.schema.digest(), values["game"]],
+        "model": values["model"],
+        "train keys": lasting,
+        "opponents": values["opponents"],
+        "number of processes": ranks,
+    }
+
+
+def card_of(game: Game, policy: Policy, state: PlayState, pool: Pool) -> ModelCard:
+    """What a person wants to know of the agent."""
+    return ModelCard(
+        preset="policy",
+        parameters=sum(p.numel() for p in policy.parameters()),
+        context=0,
+        vocab=0,
+        extra={
+            "game": game.name,
+            "version": game.version,
+            "agent_steps": state.agent_steps,
+            "matches": state.matches,
+            "win_shares": {name: round(share, 4) for name, share in sorted(pool.shares.items())},
+            "episode_return": round(float(np.mean(state.recent)), 4) if state.recent else None,
+        },
+    )
 
 
 def matches_of(player: Player, game: Game, running_MP: FloatArray) -> dict[str, Tensor]:

@@ -225,7 +225,7 @@ class Player:
             seen = [self._grouped(each, rows) for each in looks]
             mask, draws = self._grouped(r.mask[t], rows).flatten(0, 1), self._grouped(uniform, rows).flatten(0, 1)
             if self.fast:
-                action, log_p, values, after = policy_fast.act(net, self.table, *seen, mask.numpy(), draws.numpy())
+                action, log_p, values, after = policy_fast.act(net, self.table, seen, mask.numpy(), draws.numpy())
             else:
                 logits, values, after = net.step(*seen)
                 drawn, log = draw_actions(logits.flatten(0, 1), mask, self.heads, draws)

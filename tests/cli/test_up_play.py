@@ -16,8 +16,8 @@ from tests.toy_games import PLAY
 
 from .test_up import at_step, submit, weights
 
-STEPS = 300
-RECIPE = {**PLAY, "train": {**PLAY["train"], "steps": STEPS, "checkpoint_steps": 20}}
+STEPS = 120
+RECIPE = {**PLAY, "train": {**PLAY["train"], "steps": STEPS, "checkpoint_steps": 10}}
 PRICES = """
 [[price]]
 sku = "device_ms.cpu"
@@ -73,13 +73,13 @@ def same(up: Up, job: str, undisturbed: dict[str, Any]) -> None:
 def test_the_worker_of_a_run_is_killed(tmp_path: Path, undisturbed: dict[str, Any]):
     with up_in(tmp_path / "home") as up:
         job = submit(up, RECIPE)
-        at_step(up, job, 60)
+        at_step(up, job, 30)
         kill(up.child("job"))
         done = up.wait_until(job, "SUCCEEDED")
 
         same(up, job, undisturbed)
         assert [attempt["outcome"] for attempt in done["attempts"]] == ["lost", "done"]
-        assert done["attempts"][1]["resumed_step"] >= 60
+        assert done["attempts"][1]["resumed_step"] >= 30
 
 
 def test_money_for_a_part_pauses_a_run_and_more_finishes_it(tmp_path: Path, undisturbed: dict[str, Any]):

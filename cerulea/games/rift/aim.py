@@ -249,7 +249,9 @@ def odds(w, m, side, at, far):
         if hp > 0:
             t = covering(w, m, of, at, r.BUILDING_RANGE + r.U)
             if t >= 0:
-                damage += unit[DAMAGE, t] // unit[PERIOD, t]
+                # A building that a wave keeps busy hits heroes seldom.
+                busy = wave_at(w, m, 1 - of, t, r.BUILDING_RANGE) > 0
+                damage += unit[DAMAGE, t] // unit[PERIOD, t] // (3 if busy else 1)
             first = r.CREEP0 + r.CREEPS * of
             for c in range(first, first + r.CREEPS):
                 if unit[ALIVE, c] and w.seen[m, side, c] and distance2(unit, at, c) <= 5 * r.U * 5 * r.U:

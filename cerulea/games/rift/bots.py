@@ -1,7 +1,7 @@
 """Scripted heroes in four tiers, by what their side sees and with the actions that players have.
 
     pusher   walks with its wave and hits what is nearest
-    laner    takes last hits behind its wave, fights where it is stronger, defends its towers, goes home when low or to buy
+    laner    takes last hits, fights where it is stronger, defends its towers, goes home when low or to buy
     team     a laner with abilities for two and a half minutes; then all go together, by a common plan
     team+    the same with a quarter more gold
 

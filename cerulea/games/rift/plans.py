@@ -48,7 +48,9 @@ HOLDER = 1  # with five heroes, four go together and this one holds a lane
 FIGHT = 12 * r.U  # who is so near takes part in a fight
 TEARS = 150  # about the damage that a team does to a building in a second
 LAST_SHARE = 12  # per cent of health at which one leaves any fight
-BOLD, TIMID = 9, 14  # tenths: fight from so much of their strength on; go back where they have so much of ours
+# Tenths of the other side's strength: from so much on one fights, and does not leave a fight because of one's own
+# health; and where they have so much of ours, one goes back.
+BOLD, STAY, TIMID = 6, 10, 22
 
 
 @njit(cache=True, nogil=True)
@@ -184,7 +186,7 @@ def _fight(w, m, h, side, ours, theirs):
     target = prey(w, m, h, side, max(unit[RANGE, h] + 2 * r.U, 8 * r.U))
     if target < 0:
         return -1
-    if ours * BOLD > theirs * 8 and not a_dive(w, m, h, side, target):
+    if ours * 10 > theirs * BOLD and not a_dive(w, m, h, side, target):
         a = use_abilities(w, m, h, side, target)
         return a if a >= 0 else attack(w, m, h, target)
     if theirs * 10 > ours * TIMID:
@@ -200,14 +202,14 @@ def team_action(w, m, h, side, lane):
     unit, match = w.unit[m], w.match[m]
     ours, theirs = odds(w, m, side, h, FIGHT)
     # A fight that goes well is not left before one is nearly dead.
-    winning = 0 < theirs < ours and 100 * unit[HP, h] > LAST_SHARE * unit[MAX_HP, h]
+    winning = theirs > 0 and ours * 10 > theirs * STAY and 100 * unit[HP, h] > LAST_SHARE * unit[MAX_HP, h]
     if not winning and goes_home(w, m, h, side):
         return home_action(w, m, h, side)
     if tower_danger(w, m, h, side):
         return back_off(w, m, h, side)
     b = building_to_hit(w, m, h, side)
-    # The ancient before all else: nothing matters after it.
-    if b >= r.ANCIENT0 and ours * 2 > theirs:
+    # What falls stays fallen: once buildings wear, they come before heroes, and the ancient always does.
+    if b >= r.ANCIENT0 or (b >= 0 and match[TICK] >= TOGETHER and ours * 10 > theirs * BOLD):
         a = attack(w, m, h, b)
         if a >= 0:
             return a

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-VERSION = "1"
+VERSION = "2"
 
 U, H, S, G = 64, 16, 5, 100
 TICKS = 2  # of one decision
@@ -91,8 +91,8 @@ ITEM_DAMAGE = np.array([20, 36, 60], np.int32) * np.int32(H)
 ITEMS = 3
 
 # melee, ranged, siege
-CREEP_HP = np.array([480, 280, 700], np.int32) * np.int32(H)
-CREEP_DAMAGE = np.array([20, 26, 45], np.int32) * np.int32(H)
+CREEP_HP = np.array([300, 180, 560], np.int32) * np.int32(H)
+CREEP_DAMAGE = np.array([12, 16, 30], np.int32) * np.int32(H)
 CREEP_RANGE = np.array([96, 320, 384], np.int32)
 CREEP_GOLD = np.array([38, 44, 66], np.int32) * np.int32(G)
 CREEP_XP = np.array([50, 60, 80], np.int32)
@@ -103,16 +103,16 @@ CREEP_SEES = 7 * U  # how far it looks for something to hit
 WAVE_FIRST, WAVE_EVERY = 2 * S, 20 * S
 SIEGE_WAVES = 3  # each third wave has a siege creep
 
-TOWER_HP = np.array([2400, 2800], np.int32) * np.int32(H)
+TOWER_HP = np.array([1600, 2000], np.int32) * np.int32(H)
 ONE_LANE = 33  # per cent of buildings' health where all heroes meet in one lane
 TOWER_DAMAGE = np.array([110, 140], np.int32) * np.int32(H)
-ANCIENT_HP, ANCIENT_DAMAGE = 4000 * H, 160 * H
+ANCIENT_HP, ANCIENT_DAMAGE = 3500 * H, 160 * H
 BUILDING_RANGE = 480
 BUILDING_PERIOD = S
 BUILDING_RADIUS = U  # one stands this far from its middle
 NEAR_CREEP = 8 * U  # without an attacker's creep so near, a building takes ALONE per cent
 ALONE = 40
-WEAR_FROM, WEAR = 150 * S, 100  # from then on buildings take so many per cent more with each minute
+WEAR_FROM, WEAR = 150 * S, 150  # from then on buildings take so many per cent more with each minute
 TOWER_GOLD = 150 * G
 AGGRO = 2 * S  # a tower prefers who hurt a hero within this time
 
