@@ -60,21 +60,6 @@ def test_threads_and_company_change_nothing():
     assert np.array_equal(one[:, 5], alone[:, 0])
 
 
-@pytest.mark.deep
-def test_a_thousand_matches_are_the_same_everywhere():
-    for start in range(0, 1000, 250):
-        many = Played(Rift("rift", 250, threads=2), first=start)
-        again = Played(Rift("rift", 250), first=start)
-        for step in range(400):
-            for played in (many, again):
-                played.see()
-                played.scripted("team") if step % 40 < 30 else played.random()
-            assert np.array_equal(many.game.digests(), again.game.digests())
-    alone = [digests_of(Rift("rift", 1), 400, first=m, tier="team")[-1, 0] for m in (0, 400, 999)]
-    for m, digest in zip((0, 400, 999), alone, strict=True):
-        assert digests_of(Rift("rift", 3), 400, first=m, tier="team")[-1, 0] == digest
-
-
 def swapped(game: Rift) -> Rift:
     """The same matches as the mirror image: A is B, and every place is turned about the middle."""
     other = Rift(game.name.removeprefix("rift-"), game.matches)
