@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cerulea.core.errors import GameInvalid, Invalid, NotFound
-from cerulea.games.catalog import GAMES, make_game
+from cerulea.games.catalog import GAMES, make_game, refuse_imports
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -69,3 +69,11 @@ def test_a_module_of_ones_own_is_asked_for_make_game(tmp_path, monkeypatch):
     assert make_game("python:four_again", 2, bonus=3).options == {"bonus": 3}
     with pytest.raises(GameInvalid, match="malus"):
         make_game("python:four_again", 2, malus=3)
+
+
+@pytest.mark.parametrize("name", ["python:os", "gymnasium:evil.module:Env-v0", "pettingzoo:evil.x_v0", "pettingzoo:os"])
+def test_a_name_that_imports_a_module_of_its_writers_choice_is_refused_to_platforms(name):
+    with pytest.raises(GameInvalid, match="module"):
+        refuse_imports(name)
+    for listed in (*GAMES, "gymnasium:ALE/Pong-v5", "pettingzoo:classic.tictactoe_v3"):
+        refuse_imports(listed)

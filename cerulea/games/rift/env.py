@@ -239,7 +239,9 @@ class Rift:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """A copy of everything that decides what follows."""
-        return {name: array.copy() for name, array in self.world._asdict().items() if name not in ("pay", "work")}
+        return {
+            name: array.copy() for name, array in self.world._asdict().items() if name not in ("pay", "work", "face")
+        }
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """Go on from what `state` gave."""
