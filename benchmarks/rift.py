@@ -1,18 +1,10 @@
 """How fast the simulator of `rift` is, with observations and masks, on one thread and on more.
 
-<<<<<<< HEAD
-One round is `observe` and `step` of all matches. Actions are random legal ones, or those of a scripted tier; choosing
-them is timed by itself and is not part of the rate, nor is the beginning of new matches in place of ended ones.
-Rounds of different thread counts take turns on copies of the same matches, so that all of them meet the same noise;
-the figures are medians over blocks of rounds. Per second of wall clock, and per second of processor time, which says
-more on a machine that others use too.
-=======
-One round is `observe` and `step` of all matches. Actions are random legal ones, or those of a scripted tier; to choose
-them is timed by itself and is not part of the rate, nor is the beginning of new matches in place of ended ones. Rounds of
-different thread counts take turns on copies of the same matches, so that all of them meet the same noise; the figures
-are medians over blocks of rounds. Per second of wall clock, and per second of processor time, which says more on a
-machine that others use too.
->>>>>>> h-rift
+One round is `observe` and `step` of all matches. Actions are random legal ones, or those of a scripted tier; to
+choose them is timed by itself and is not part of the rate, nor is the beginning of new matches in place of ended
+ones. Rounds of different thread counts take turns on copies of the same matches, so that all of them meet the same
+noise; the figures are medians over blocks of rounds. Per second of wall clock, and per second of processor time,
+which says more on a machine that others use too.
 
     python benchmarks/rift.py                           # 256 matches of each preset, 1 and 2 threads
     python benchmarks/rift.py --presets rift --play team --threads 1

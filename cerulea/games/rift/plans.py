@@ -208,8 +208,8 @@ def team_action(w, m, h, side, lane):
     if tower_danger(w, m, h, side):
         return back_off(w, m, h, side)
     b = building_to_hit(w, m, h, side)
-    # The ancient before all else: nothing matters after it.
-    if b >= r.ANCIENT0 and ours * 2 > theirs:
+    # What falls stays fallen: once buildings wear, they come before heroes, and the ancient always does.
+    if b >= r.ANCIENT0 or (b >= 0 and match[TICK] >= TOGETHER and ours * 10 > theirs * BOLD):
         a = attack(w, m, h, b)
         if a >= 0:
             return a

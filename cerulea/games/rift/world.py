@@ -62,10 +62,10 @@ HERO_FIELDS = 22
 # fields of a match
 TICK, OVER, WINNER, CUT, BOSS_AT, BOSS_COUNT, BUFF_A, BUFF_B, WAVES, PER_SIDE, LANE_MASK, DECISIONS = range(12)
 MATCH_FIELDS = 12
-# fields of work: damage, healing, the most damage of one hero and which hero, new places, whether an attacker's creep
-# is near a building, what a hero may do in this tick, health when the decision began; then lists, one for each side: its
-# living creeps, heroes and vulnerable buildings in this order, with their places and how many there are of each; at last
-# distances of the units in a hero's slots, while these are filled
+# fields of work: damage, healing, the most damage of one hero and which hero, new places, whether an attacker's
+# creep is near a building, what a hero may do in this tick, health when the decision began; then lists, one for
+# each side: its living creeps, heroes and vulnerable buildings in this order, with their places and how many there
+# are of each; at last distances of the units in a hero's slots, while these are filled
 W_DAMAGE, W_HEAL, W_BEST, W_BY, W_X, W_Y, W_CREEP_NEAR, W_MAY, W_OLD_HP = range(9)
 W_LIST, W_LIST_X, W_LIST_Y, W_COUNT, W_NEAR = 9, 11, 13, 15, 17
 WORK_FIELDS = 18
