@@ -2,9 +2,9 @@
 
     NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 python benchmarks/small_games.py
 
-Prints agent-steps (a decision of a player, also of who waits for its turn) per second of CPU: the median of ROUNDS
-rounds, in which the games take turns, so that a slow minute is slow for all. The scripted player of Connect Four by
-itself, in ms for 256 matches.
+Prints agent-steps (a decision of a player, also of who waits for its turn) per second of this process's CPU time: the
+median of ROUNDS rounds, in which the games take turns, so that a slow minute is slow for all. The scripted player of
+Connect Four by itself, in ms for 256 matches.
 """
 
 from __future__ import annotations
