@@ -43,6 +43,7 @@ from cerulea.games.rift.world import (
     W_BY,
     W_DAMAGE,
     W_HEAL,
+    W_LEVEL,
     W_X,
     W_Y,
     WINNER,
@@ -106,14 +107,14 @@ def _under_tower(unit, h):
 @njit(cache=True, nogil=True)
 def _hero_died(w, m, h):
     hero, tick = w.hero[m], w.match[m, TICK]
+    level = w.work[m, W_LEVEL, h]  # without what it has just earned by another death of this tick
     side = side_of(h)
     w.meter[m, h, M_DEATHS] += 1
     if _under_tower(w.unit[m], h):
         w.meter[m, h, M_UNDER_TOWER] += 1
-    w.pay[m, h] += r.PAY_DEATH
-    hero[BACK, h] = tick + r.RESPAWN + r.RESPAWN_LEVEL * hero[LEVEL, h]
+    hero[BACK, h] = tick + r.RESPAWN + r.RESPAWN_LEVEL * level
     hero[RECALLING, h] = 0
-    gold = r.KILL_GOLD + r.KILL_GOLD_LEVEL * hero[LEVEL, h]
+    gold = r.KILL_GOLD + r.KILL_GOLD_LEVEL * level
     killer = w.work[m, W_BY, h] if w.work[m, W_BEST, h] > 0 else -1
     if killer >= 0:
         w.meter[m, killer, M_KILLS] += 1
@@ -128,7 +129,7 @@ def _hero_died(w, m, h):
             if e != killer and tick - w.hurt[m, h, e] <= r.ASSIST_WITHIN:
                 w.meter[m, e, M_ASSISTS] += 1
                 give_gold(w, m, e, gold * r.ASSIST_SHARE // 100 // helpers)
-    _share_xp(w, m, 1 - side, h, r.KILL_XP + r.KILL_XP_LEVEL * hero[LEVEL, h])
+    _share_xp(w, m, 1 - side, h, r.KILL_XP + r.KILL_XP_LEVEL * level)
 
 
 @njit(cache=True, nogil=True)
@@ -199,6 +200,10 @@ def take_effect(w, m):
         if u >= r.TOWER0 and u != r.BOSS and after != before:
             _building_hurt(w, m, u, before, after)
     # Everybody's place and health are new by now; who is alive is still as it was.
+    for h in range(10):
+        work[W_LEVEL, h] = w.hero[m, LEVEL, h]
+        if unit[ALIVE, h] and unit[HP, h] == 0:
+            w.pay[m, h] += r.PAY_DEATH
     for u in range(r.TOWER0):
         if unit[ALIVE, u] and unit[HP, u] == 0:
             if u < 10:

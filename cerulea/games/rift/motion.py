@@ -34,11 +34,18 @@ def free(x, y):
     """Whether one can stand there."""
     if x < 0 or y < 0 or x > r.SIZE or y > r.SIZE:
         return False
-    # A border belongs to the cell towards the middle of the map, from both sides.
-    half = r.SIZE // 2
-    cx = x // r.CELL if x < half else r.SIZE // r.CELL - 1 - (r.SIZE - x) // r.CELL
-    cy = y // r.CELL if y < half else r.SIZE // r.CELL - 1 - (r.SIZE - y) // r.CELL
-    return r.WALKABLE[cx, cy] == 1
+    # A border belongs to the cell towards the middle of the map, from both sides; the middle lines belong to the cells
+    # on both of their sides, and one can stand on them where any of those is free.
+    half, last = r.SIZE // 2, r.SIZE // r.CELL - 1
+    cx = x // r.CELL if x < half else last - (r.SIZE - x) // r.CELL
+    cy = y // r.CELL if y < half else last - (r.SIZE - y) // r.CELL
+    if r.WALKABLE[cx, cy] == 1:
+        return True
+    if x == half and r.WALKABLE[last - cx, cy] == 1:
+        return True
+    if y == half and r.WALKABLE[cx, last - cy] == 1:
+        return True
+    return x == half and y == half and r.WALKABLE[last - cx, last - cy] == 1
 
 
 @njit(cache=True, nogil=True)

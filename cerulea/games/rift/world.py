@@ -65,10 +65,10 @@ MATCH_FIELDS = 12
 # fields of work: damage, healing, the most damage of one hero and which hero, new places, whether an attacker's
 # creep is near a building, what a hero may do in this tick, health when the decision began; then lists, one for
 # each side: its living creeps, heroes and vulnerable buildings in this order, with their places and how many there
-# are of each; at last distances of the units in a hero's slots, while these are filled
+# are of each; distances of the units in a hero's slots, while these are filled; levels before the dead are paid for
 W_DAMAGE, W_HEAL, W_BEST, W_BY, W_X, W_Y, W_CREEP_NEAR, W_MAY, W_OLD_HP = range(9)
-W_LIST, W_LIST_X, W_LIST_Y, W_COUNT, W_NEAR = 9, 11, 13, 15, 17
-WORK_FIELDS = 18
+W_LIST, W_LIST_X, W_LIST_Y, W_COUNT, W_NEAR, W_LEVEL = 9, 11, 13, 15, 17, 18
+WORK_FIELDS = 19
 N_CREEPS, N_HEROES, N_ALL = range(3)  # places in W_COUNT; heroes and all are counted with what stands before them
 MAY_ACT, MAY_WALK, MAY_CHOOSE = 1, 2, 4  # bits of W_MAY, as they were when the tick began
 

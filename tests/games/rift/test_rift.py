@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numba import njit
 
 from cerulea.games.conformance import check_game
 from cerulea.games.game import observation_buffers
 from cerulea.games.rift import rules as r
 from cerulea.games.rift.env import Rift
+from cerulea.games.rift.motion import free
 from cerulea.games.rift.sight import look_around
 from cerulea.games.rift.world import (
     ALIVE,
@@ -26,6 +28,7 @@ from cerulea.games.rift.world import (
     TARGET,
     TAUNT_BY,
     TICK,
+    WINNER,
     X,
     Y,
 )
@@ -92,6 +95,7 @@ def swapped(game: Rift) -> Rift:
         hero[:, axis] = np.where(hero[:, SEEN_AT] >= 0, r.SIZE - hero[:, axis], hero[:, axis])
     match = state["match"].copy()
     match[:, [BUFF_A, BUFF_A + 1]] = match[:, [BUFF_A + 1, BUFF_A]]
+    match[:, WINNER] = np.where(match[:, WINNER] >= 0, 1 - match[:, WINNER], -1)
     other.restore(
         {
             **state,
@@ -125,13 +129,12 @@ def test_what_b_sees_of_the_mirror_image_is_what_a_sees_bit_for_bit(preset):
                 assert np.array_equal(ours, theirs), (name, np.argwhere(ours != theirs)[:5])
 
 
-def test_the_mirror_image_of_a_step_is_the_step_of_the_mirror_image():
-    """Random legal actions, mirrored with the heroes: after every step both worlds are still images of one another."""
-    played = Played(Rift("rift", 6))
+def check_mirrored_steps(seed: int, steps: int, every: int) -> None:
+    played = Played(Rift("rift", 6), seed=seed)
     played.game.world.match[:, BOSS_AT] = 10**6  # in which pit it stands is drawn, and a draw has no mirror image
-    for step in range(300):
+    for step in range(steps):
         played.see()
-        if step % 30 == 29:
+        if step % every == every - 1:
             other = swapped(played.game)
             half = played.game.players // 2
             turned = [*range(half, 2 * half), *range(half)]
@@ -150,6 +153,31 @@ def test_the_mirror_image_of_a_step_is_the_step_of_the_mirror_image():
             played.game.restore(before)
             played.see()
         played.scripted("team") if step % 50 < 40 else played.random()
+
+
+def test_the_mirror_image_of_a_step_is_the_step_of_the_mirror_image():
+    """Random legal actions, mirrored with the heroes: after every step both worlds are still images of one another."""
+    check_mirrored_steps(1, 300, 10)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("seed", range(2, 22))
+def test_the_mirror_image_of_a_step_is_that_in_whole_matches(seed):
+    check_mirrored_steps(seed, 900, 5)
+
+
+@njit
+def _one_sided(x0: int, x1: int) -> int:
+    """How many points one can stand at while one cannot at their mirror images."""
+    count = 0
+    for x in range(x0, x1):
+        for y in range(-1, r.SIZE + 2):
+            count += free(x, y) != free(r.SIZE - x, r.SIZE - y)
+    return count
+
+
+def test_every_point_of_the_map_is_free_exactly_where_its_mirror_image_is():
+    assert _one_sided(-1, r.SIZE // 2 + 1) == 0
 
 
 def _bound(game: Rift) -> Played:

@@ -144,6 +144,21 @@ def test_a_kill_pays_the_killer_and_half_of_it_those_who_helped():
     assert [match.meter(0, "kills"), match.meter(1, "assists"), match.meter(B_HERO, "deaths")] == [1, 1, 1]
 
 
+def test_two_who_kill_one_another_are_worth_what_they_were_before():
+    """Either death brings experience enough for a level; neither makes the other death dearer."""
+    match = Set()
+    for h, x in ((0, 48), (B_HERO, 49)):
+        match.put(h, x, 48, hp=1, damage=500)
+        match.hero[XP, h] = r.LEVEL_XP[1] - 1
+    match.attack({0: B_HERO, B_HERO: 0})
+
+    assert match.unit[ALIVE, [0, B_HERO]].tolist() == [0, 0] and match.hero[LEVEL, [0, B_HERO]].tolist() == [2, 2]
+    for field in (GOLD, XP, BACK):
+        assert match.hero[field, 0] == match.hero[field, B_HERO]
+    assert match.hero[GOLD, 0] == PASSIVE + r.KILL_GOLD + r.KILL_GOLD_LEVEL
+    assert match.played.tick.reward_MP[0, 0] == match.played.tick.reward_MP[0, 5]
+
+
 def test_the_dead_come_back_at_their_fountain_after_a_time_that_grows_with_the_level():
     for level in (1, 6):
         match = Set()
