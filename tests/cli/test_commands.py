@@ -87,6 +87,7 @@ def test_the_words_for_people_say_the_same(trained: tuple):
     assert bits in home.run("models").stdout
     assert bits in home.run("show", "brook").stdout
     assert "bits per byte, perplexity" in home.run("eval", "brook", "--data", other).stdout
+    assert "Nothing to score" in home.run("eval", "brook", code=2).stderr  # a text model plays nothing
     assert home.run("sample", "brook", "--prompt", "-", input="the boat").stdout.startswith("the boat")
     assert "matrix products" in home.run("doctor").stdout
 
@@ -202,7 +203,7 @@ def test_help_is_no_failure(cerulea: Cerulea):
         (["train", "tiny", "--resume"], 2, "There is no run of 'tiny' to resume"),
         (["train", "tiny", "--processes", "0"], 2, "--processes is 0"),
         (["sample", "none"], 2, "There is no model 'none'"),
-        (["eval", "none"], 2, "Nothing to score"),
+        (["eval", "none"], 2, "There is no model 'none'"),
         (["show", "none"], 2, "There is no model 'none'"),
         (["import", "none", "--name", "x"], 2, "There is no model in none"),
         (["export", "none", "out"], 2, "There is no model 'none'"),
