@@ -60,7 +60,7 @@ def use_abilities(w, m, h, side, target):
     kind = hero[KIND, h]
     d2 = distance2(unit, h, target)
     if kind == r.BULWARK:
-        if d2 <= 4 * r.U * 4 * r.U:
+        if d2 <= r.Q_RANGE[r.BULWARK] * r.Q_RANGE[r.BULWARK]:
             a = ability(w, m, h, 0, h)
             if a >= 0:
                 return a
