@@ -32,6 +32,7 @@ from cerulea.core.restoring import restore
 from cerulea.flows.model_folders import check_plays, find_model, find_registered
 from cerulea.flows.platform import Platform
 from cerulea.flows.replays import replay_path
+from cerulea.games.catalog import refuse_imports
 from cerulea.people import Caller
 from cerulea.serve.threads import engine_environment
 
@@ -144,10 +145,12 @@ class Matches:
 
         Raises:
             NotFound: no such game, bot or model; names the nearest.
+            GameInvalid: a game that would import a module of the caller's choice.
             ModelKindWrong, AgentUnfit: a model that cannot play it.
             RateLimited, QueueFull: too many matches.
             KeyReused: the key came before with another wish.
         """
+        refuse_imports(wish.game)
         folders = self._folders(caller, wish)
         seed = int.from_bytes(os.urandom(6), "big") if wish.seed is None else wish.seed
         with self._lock:

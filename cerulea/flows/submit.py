@@ -24,9 +24,11 @@ from cerulea.flows.fund import find_fund, find_team
 from cerulea.flows.platform import Platform
 from cerulea.flows.roots import check_paths
 from cerulea.flows.work import Desk
+from cerulea.games.catalog import refuse_imports
 from cerulea.jobs.job import Job, NewJob
 from cerulea.people import Caller
 from cerulea.store.database import Tx
+from cerulea.train.play_recipe import PlayRecipe
 from cerulea.train.recipe import Recipe, recipe_from
 
 LONGEST_RECIPE = 65_536  # characters of JSON
@@ -223,7 +225,10 @@ def checked_recipe(wish: Wish) -> Recipe:
         raise Invalid(f"A job cannot have {wish.processes} processes.", fix=f"Use 1 to {MOST_PROCESSES}.")
     if wish.on_budget not in ("resume", "pause"):
         raise Invalid(f"on_budget is {wish.on_budget!r}.", fix="Use resume (go on when money comes) or pause.")
-    return recipe_from(values)
+    recipe = recipe_from(values)
+    if isinstance(recipe, PlayRecipe):
+        refuse_imports(recipe.game.name)
+    return recipe
 
 
 def _check_plain(values: dict[str, Any]) -> None:

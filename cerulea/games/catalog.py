@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,6 +23,23 @@ GAMES = {
     "cartpole": "Gymnasium's CartPole-v1: a pole to be kept upright, one player",
 }
 OTHERS = ("gymnasium:", "pettingzoo:", "python:")
+# Names that import nothing but the games of the house, of Gymnasium's registry and of PettingZoo itself.
+_LISTED = re.compile(r"gymnasium:[\w.\-/]+|pettingzoo:(atari|butterfly|classic|sisl)\.\w+")
+
+
+def refuse_imports(name: str) -> None:
+    """Refuse a name that would import a module of its writer's choice: not everybody may run what a server has on disk.
+
+    Raises:
+        GameInvalid: it would.
+    """
+    if ":" in name and not _LISTED.fullmatch(name):
+        raise GameInvalid(
+            f"{name[:80]} names a module to be imported.",
+            why="Jobs and matches of a platform play listed games only.",
+            fix="Use a game that `cerulea games` lists, gymnasium:ID or pettingzoo:FAMILY.NAME; or run it on a machine "
+            "of your own: cerulea train",
+        )
 
 
 def make_game(name: str, matches: int, /, **options: Any) -> Game:

@@ -39,6 +39,19 @@ def _lines() -> NDArray[np.int64]:
 LINES = _lines()
 
 
+def _completing(board: NDArray[np.int8], who: NDArray[Any]) -> NDArray[np.bool_]:
+    """Columns (K, 7) in which a stone of `who` (K,) makes four, on boards (K, 42)."""
+    lines = board[:, LINES]
+    three = ((lines == who[:, None, None]).sum(2) == 3) & ((lines == 0).sum(2) == 1)
+    last = (LINES * (lines == 0)).sum(2)  # of a line with one free place: that place
+    wins = np.zeros((len(board), ROWS * COLUMNS), np.bool_)
+    boards, found = np.nonzero(three)
+    wins[boards, last[boards, found]] = True
+    filled = (board.reshape(-1, ROWS, COLUMNS) != 0).sum(1)
+    landing = np.maximum(ROWS - 1 - filled, 0) * COLUMNS + np.arange(COLUMNS)
+    return np.asarray(np.take_along_axis(wins, landing, 1) & (filled < ROWS))
+
+
 class ConnectFour:
     """Matches of Connect Four. A win pays 1, a loss -1; row 0 is the top one."""
 
@@ -100,20 +113,22 @@ class ConnectFour:
 
     def script(self, bot_MP: NDArray[np.int8], out: ActionArray) -> None:
         """`taker`: a column that wins, else one that keeps the other from winning, else any free one."""
-        for m, p in zip(*np.nonzero(bot_MP >= 0), strict=True):
-            if not self.over[m] and self.count[m] % 2 == p:
-                out[m, p, 0] = self._taken(int(m), int(p))
-
-    def _taken(self, m: int, p: int) -> int:
-        free = [c for c in range(COLUMNS) if self.board[m, c] == 0]
-        for who in (p + 1, 2 - p):
-            for column in free:
-                row = ROWS - 1 - int((self.board[m, column::COLUMNS] != 0).sum())
-                board = self.board[m].copy()
-                board[row * COLUMNS + column] = who
-                if (board[LINES] == who).all(1).any():
-                    return column
-        return free[mixed(int(self.seed[m]), int(self.count[m]), 9) % len(free)]
+        m = np.arange(self.matches)
+        mover = self.count % 2
+        where = np.flatnonzero((bot_MP[m, mover] >= 0) & ~self.over)
+        if not len(where):
+            return
+        board, me = self.board[where], mover[where] + 1
+        wins, saves = _completing(board, me), _completing(board, 3 - me)
+        for k, match in enumerate(where):
+            if wins[k].any():
+                column = int(wins[k].argmax())
+            elif saves[k].any():
+                column = int(saves[k].argmax())
+            else:
+                free = np.flatnonzero(board[k, :COLUMNS] == 0)
+                column = int(free[mixed(int(self.seed[match]), int(self.count[match]), 9) % len(free)])
+            out[match, mover[match], 0] = column
 
     def read_meters(self, out_MPF: FloatArray) -> None:
         """There are none."""

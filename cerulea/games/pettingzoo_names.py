@@ -43,7 +43,9 @@ def find_maker(name: str) -> Maker:
     module = _module(f"pettingzoo.{name}")
     if module is None and (registered := _registered(name)) is not None:
         return Maker(*registered, version)
-    if module is None and (module := _module(name)) is not None:
+    # A name of PettingZoo's own kind is never somebody else's module.
+    own = name.partition(".")[0] not in FAMILIES
+    if module is None and own and (module := _module(name)) is not None:
         version = f"{name} {getattr(module, '__version__', '1')}"
     if module is None:
         near = difflib.get_close_matches(name, _names(), n=1, cutoff=0.4)

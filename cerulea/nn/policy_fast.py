@@ -8,6 +8,7 @@ Not here: the loops (`policy_kernels`), what is learned (`train.ppo`), accelerat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,10 +71,7 @@ def takes(policy: Policy) -> bool:
 
 def parts_of(units: Tensor, shape: PolicyShape) -> list[Tensor]:
     """Each class's units by themselves: (..., U, F) to (rows, C, F)."""
-    return [
-        units[..., first : first + count, :].reshape(-1, count, shape.unit_features).contiguous()
-        for first, count, _ in shape.unit_classes
-    ]
+    return [units[..., first : first + count, :].flatten(0, -3).contiguous() for first, count, _ in shape.unit_classes]
 
 
 def take_parts(units: NDArray[np.float32], sides: IntArray, steps: int, shape: PolicyShape) -> list[Tensor]:
@@ -83,7 +81,7 @@ def take_parts(units: NDArray[np.float32], sides: IntArray, steps: int, shape: P
     for first, count, _ in shape.unit_classes:
         out = np.empty((steps, len(sides), units.shape[2], count * width), np.float32)
         kernels.take_units(flat, sides, first * width, out)
-        parts.append(torch.from_numpy(out).view(-1, count, width))
+        parts.append(torch.from_numpy(out).view(out.size // (count * width), count, width))
     return parts
 
 
@@ -107,13 +105,15 @@ def unroll(
         )
         seen = torch.cat([seen, pooled], dim=-1)
     mixed = F.relu(policy.mix(seen))
-    read = policy._together(mixed.view(steps, sides, players, s.width)).reshape(steps, sides * players, -1)
+    read = policy._together(mixed.view(steps, sides, players, s.width)).reshape(
+        steps, sides * players, s.width + s.share
+    )
     if s.core == "lstm":
         given = policy.core_in(read)
         keep = 1.0 - fresh.reshape(steps, sides * players).float()
-        core, after = _Lstm.apply(given, policy.core_state.weight, state.reshape(sides * players, -1), keep)  # type: ignore[no-untyped-call]
+        core, after = _Lstm.apply(given, policy.core_state.weight, state.reshape(sides * players, s.state), keep)  # type: ignore[no-untyped-call]
     else:
-        core, after = policy._remember(read, state.reshape(sides * players, -1), fresh.reshape(steps, -1))
+        core, after = policy._remember(read, state.reshape(sides * players, s.state), fresh.flatten(1, 2))
     core = core.reshape(rows, s.memory)
     plain = policy.plain(core)
     query = policy.query(core) if policy.query is not None else core.new_zeros(rows, 0)
@@ -127,19 +127,17 @@ def unroll(
 def act(
     policy: Policy,
     table: Table,
-    vector: Tensor,
-    units: Tensor,
-    critic: Tensor,
-    state: Tensor,
-    fresh: Tensor,
+    seen: Sequence[Tensor],
     mask: NDArray[np.bool_],
     uniform: NDArray[np.float32],
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], Tensor, Tensor]:
     """One step of (S, K) players: actions (R, A), their log probabilities (R,), values (R,), memory (S, K, state).
 
     Args:
+        seen: vector, units, critic, state, fresh, as `Policy.step` takes them.
         mask: (R, N). uniform: in [0, 1), (R, A).
     """
+    vector, units, critic, state, fresh = seen
     parts = parts_of(units, policy.shape)
     decision, after = unroll(policy, vector[None], parts, critic[None], state, fresh[None])
     action = np.empty((len(mask), len(policy.shape.heads)), np.int32)
@@ -187,7 +185,7 @@ class _Units(torch.autograd.Function):
         place = 0
         for c, (first, count, ordered) in enumerate(shape.unit_classes):
             out = embedded[first * rows * width : (first + count) * rows * width].view(rows * count, width)
-            torch.addmm(biases[c], parts[c].view(rows * count, -1), matrices[c].t(), out=out)
+            torch.addmm(biases[c], parts[c].view(rows * count, shape.unit_features), matrices[c].t(), out=out)
             at = places[place] if ordered else biases[c][None]
             place += ordered
             block = out.view(rows, count, width).numpy()
@@ -214,7 +212,7 @@ class _Units(torch.autograd.Function):
                 block.numpy(),
             )
             flat = block.view(rows * count, width)
-            matrices.append(flat.t() @ parts[c].view(rows * count, -1))
+            matrices.append(flat.t() @ parts[c].view(rows * count, shape.unit_features))
             by_slot = block.sum(0)
             biases.append(by_slot.sum(0))
             if ordered:

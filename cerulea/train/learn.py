@@ -120,6 +120,16 @@ class Learner:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
+    def _mean_gradients(self, count: float) -> None:
+        """Gradients of the mean over the decisions of all processes; this one's is a mean over `count` of its own."""
+        weights = list(self.policy.parameters())
+        parts = [(torch.zeros_like(w) if w.grad is None else w.grad).flatten() for w in weights]
+        flat = torch.cat([*parts, torch.ones(1)]).mul_(count)
+        self.team.sum(flat)
+        flat /= flat[-1].clamp_min(1.0)
+        for weight, part in zip(weights, flat[:-1].split([w.numel() for w in weights]), strict=True):
+            weight.grad = part.view_as(weight)
+
     def learn(
         self, r: Rollout, sides: Sides, advantage: FloatArray, *, step: int, fraction: float, number: int = 0
     ) -> dict[str, float]:
@@ -190,16 +200,21 @@ class Learner:
                 self.optimizer.zero_grad(set_to_none=True)
                 losses.total.backward()
                 if self.team.ranks > 1:
-                    self.team.sum_gradients(self.policy.parameters())
-                    for each in self.policy.parameters():
-                        assert each.grad is not None
-                        each.grad /= self.team.ranks
+                    self._mean_gradients(float(rows[-1].sum()))
                 norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), keys.gradient_norm or math.inf)
                 self.optimizer.step()
-                told = (losses.total, losses.policy, losses.value, losses.entropy, losses.divergence, losses.clipped)
-                sums += [float(each.detach()) for each in (*told, norm)]
+                each_loss = (
+                    losses.total,
+                    losses.policy,
+                    losses.value,
+                    losses.entropy,
+                    losses.divergence,
+                    losses.clipped,
+                )
+                sums += [float(each.detach()) for each in (*each_loss, norm)]
         sums /= keys.epochs * pieces
-        spread = returns[weight].var()
+        spread = returns[weight].var() if len(chosen) else 0.0
         explained = 1 - (returns - r.value)[weight].var() / spread if spread > 0 else 0.0
-        told_by = dict(zip(TOLD, (float(each) for each in sums), strict=False))
-        return {**told_by, TOLD[-1]: float(explained)}
+        told = [*(float(each) for each in sums), float(explained)]
+        share = float(len(chosen)) / max(count, 1.0)  # of all processes' decisions, so that all tell the same
+        return dict(zip(TOLD, self.summed(*(each * share for each in told)), strict=True))

@@ -35,6 +35,7 @@ def advantages(
     *,
     discount: float,
     trace: float,
+    told_TMP: BoolArray | None = None,
 ) -> FloatArray:
     """Advantages of every decision; returns are advantage + value.
 
@@ -46,6 +47,8 @@ def advantages(
         after_TMP: the value of what follows a truncated step; read only there.
         last_MP: the value after the last step.
         discount: gamma, for each decision of one's own. trace: lambda.
+        told_TMP: decisions of which it is known what followed (`told_decisions`); others get 0, as if all had come
+            as it was estimated. All are, where nothing is given.
     """
     steps = len(reward_TMP)
     found = np.zeros_like(reward_TMP)
@@ -59,11 +62,30 @@ def advantages(
         acting = acting_TMP[t]
         delta = paid + discount * following - value_TMP[t]
         advantage = delta + discount * trace * carried
+        if told_TMP is not None:
+            advantage = np.where(told_TMP[t], advantage, 0.0)
         found[t] = np.where(acting, advantage, 0.0)
         following = np.where(acting, value_TMP[t], following)
         carried = np.where(acting, advantage, carried)
         paid = np.where(acting, 0.0, paid)
     return found
+
+
+def told_decisions(acting_TMP: BoolArray, over_TMP: BoolArray) -> BoolArray:
+    """Decisions after which the same player decides again, or its match ends, before the rollout does.
+
+    Where players take turns, somebody's last decision is not: what it is worth while others move, nobody estimates.
+
+    Args:
+        acting_TMP: of T + 1 looks. over_TMP: whether the player's match ended with step t.
+    """
+    known = acting_TMP[-1].copy()
+    told = np.zeros_like(over_TMP)
+    for t in range(len(over_TMP) - 1, -1, -1):
+        known |= over_TMP[t]
+        told[t] = acting_TMP[t] & known
+        known |= acting_TMP[t]
+    return told
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def noted(ratings: Ratings, other: str, won: float) -> Ratings:
 
 def taken_in(ratings: Ratings, member: int) -> Ratings:
     """Ratings with a new past self, as good as the main net is now."""
-    return {**ratings, f"past-{member}": list(ratings[MYSELF])} if MYSELF in ratings else ratings
+    return {**ratings, f"past-{member}": list(ratings.get(MYSELF, [0.0, LEAST]))}
 
 
 def without(ratings: Ratings, members: list[int]) -> Ratings:

@@ -222,14 +222,12 @@ class Player:
             rows = self._rows(actor)
             net = self.nets[actor] if actor >= 0 else past(-2 - actor)
             looks = (r.vector[t], r.units[t], r.critic[t], self.state, r.fresh[t])
-            vector, units, critic, state, fresh = (self._grouped(each, rows) for each in looks)
+            seen = [self._grouped(each, rows) for each in looks]
             mask, draws = self._grouped(r.mask[t], rows).flatten(0, 1), self._grouped(uniform, rows).flatten(0, 1)
             if self.fast:
-                action, log_p, values, after = policy_fast.act(
-                    net, self.table, vector, units, critic, state, fresh, mask.numpy(), draws.numpy()
-                )
+                action, log_p, values, after = policy_fast.act(net, self.table, seen, mask.numpy(), draws.numpy())
             else:
-                logits, values, after = net.step(vector, units, critic, state, fresh)
+                logits, values, after = net.step(*seen)
                 drawn, log = draw_actions(logits.flatten(0, 1), mask, self.heads, draws)
                 action, log_p = drawn.numpy().astype(np.int32), log.numpy()
             where = slice(None) if rows is None else at

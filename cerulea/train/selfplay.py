@@ -20,7 +20,6 @@ from time import monotonic, perf_counter
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,7 +27,6 @@ from cerulea.core.errors import ResumeMismatch
 from cerulea.core.seeds import mixed
 from cerulea.core.values import Checkpoint, PlayProgress
 from cerulea.games.game import Game
-from cerulea.nn.policy import Policy
 from cerulea.train.agent import agent_json, shape_for
 from cerulea.train.checkpoint import (
     Writer,
@@ -39,9 +37,10 @@ from cerulea.train.checkpoint import (
     set_aside,
     snapshot_tensors,
 )
-from cerulea.train.fitting import bots_of, refuse_too_large
-from cerulea.train.learn import TOLD, Learner, rate_at, shaped, spread
-from cerulea.train.opponents import BOT, HUNTER, LINE, MAIN, NOW, PAST, SELF, Opponent, Pool, choose, shares_now
+from cerulea.train.fitting import refuse_too_large
+from cerulea.train.league import League
+from cerulea.train.learn import rate_at, shaped, spread
+from cerulea.train.opponents import MAIN, Opponent
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
 from cerulea.train.play_state import (
@@ -56,14 +55,13 @@ from cerulea.train.play_state import (
     load_matches,
     matches_of,
 )
-from cerulea.train.ppo import advantages
-from cerulea.train.rated import MYSELF, noted, taken_in, without
+from cerulea.train.ppo import advantages, told_decisions
+from cerulea.train.rated import MYSELF
 from cerulea.train.record import Metrics
 from cerulea.train.rollout import Player, Result
 
 Event = PlayProgress | Checkpoint
 YEAR_S = 365 * 24 * 3600
-EXPLOITERS_LESS = 4  # exploiters are taken into the pool so many times less often than the main net
 
 
 def self_play(
@@ -95,7 +93,7 @@ def self_play(
         RecipeInvalid: the game does not fit the recipe, or the run does not fit into memory.
         ResumeMismatch, CheckpointNotWritten, CheckpointUnusable.
     """
-    run = _Run(recipe, game, folder, team, monotonic() if began is None else began, memory_bytes)
+    run = Run(recipe, game, folder, team, monotonic() if began is None else began, memory_bytes)
     try:
         run.start(resume, verified, say, weights, past or {})
         yield from run.updates(should_stop)
@@ -103,7 +101,7 @@ def self_play(
         run.close()
 
 
-class _Run:
+class Run:
     """The parts of one run, and the loop over its updates."""
 
     def __init__(
@@ -114,18 +112,10 @@ class _Run:
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.shape = shape_for(game.schema, recipe.model, game.teams)
         refuse_too_large(recipe, game, self.shape, team.ranks, memory_bytes)
-        self.bots = bots_of(recipe, game)
         torch.manual_seed(self.keys.seed)
-        self.league = recipe.opponents.mode == "league" and max(game.teams) > 0
-        self.nets = [Policy(self.shape) for _ in range(3 if self.league else 1)]
-        for net in self.nets[1:]:
-            net.load_state_dict(self.nets[MAIN].state_dict())
-        self.learners = [Learner(net, self.keys, team) for net in self.nets]
-        self.policy, self.learner = self.nets[MAIN], self.learners[MAIN]
-        self.pool = Pool(mode=recipe.opponents.mode)
-        self.past: dict[int, Policy] = {}
-        self.pool_weights: dict[int, dict[str, Tensor]] = {}
         self.state, self.before_s = PlayState(), 0.0
+        self.league = League(recipe, game, self.shape, team, self.state)
+        self.policy, self.learner = self.league.nets[MAIN], self.league.learners[MAIN]
         self.writer = Writer(self.checkpoints)
         self.metrics: Metrics | None = None
         self.stall_s = self.saved_at = self.stepping_from = 0.0
@@ -133,7 +123,7 @@ class _Run:
         self.recent: deque[float] = deque(maxlen=100)
         self.recent_steps: deque[int] = deque(maxlen=100)
         seed = mixed(self.keys.seed, 77)
-        self.player = Player(game, self.nets, self.keys.rollout, seed=seed, rank=team.rank, ranks=team.ranks)
+        self.player = Player(game, self.league.nets, self.keys.rollout, seed=seed, rank=team.rank, ranks=team.ranks)
         self.running_MP = np.zeros((game.matches, game.players))  # discounted sums, for the spread of returns
 
     # -- beginning ---------------------------------------------------------------------------------
@@ -162,12 +152,8 @@ class _Run:
             self._go_on(checkpoint)
             return
         if weights is not None:
-            for net in self.nets:
-                net.load_state_dict(weights)
-        for number, member in past.items():
-            self.pool.add(number, self.recipe.opponents.pool)
-            self.pool_weights[number] = member
-        self.pool.choose_active(self.keys.seed, 0, self.recipe.opponents.groups)
+            self.league.begin_with(weights)
+        self.league.start(past)
         if self.team.leads:
             self.metrics = Metrics(self.folder / "metrics.jsonl")
         self.player.begin(np.ones(self.game.matches, np.bool_), self._choose)
@@ -182,20 +168,12 @@ class _Run:
                 why="A resumed run must compute what the uninterrupted one would have.",
                 fix="Restore what differs, or start a new run without --resume.",
             )
-        self.policy.load_state_dict(load_file(checkpoint.folder / "model.safetensors"))
-        self.learner.load_moments(tensors)
-        for number in range(1, len(self.nets)):
-            own = {key.partition("/")[2]: value for key, value in tensors.items() if key.startswith(f"{number}/")}
-            self.learners[number].load_moments(own)
-            self.nets[number].load_state_dict({n: own[f"weight:{n}"] for n in self.nets[number].state_dict()})
         self.state = PlayState(**state["run"])
         self.state.stop_reason = ""
         self.recent.extend(self.state.recent)
         self.recent_steps.extend(self.state.recent_steps)
-        self.pool = Pool(**state["pool"])
-        for name, tensor in load_file(checkpoint.folder / POOL).items():
-            step, _, weight_name = name.partition(":")
-            self.pool_weights.setdefault(int(step), {})[weight_name] = tensor
+        weights, members = (load_file(checkpoint.folder / name) for name in ("model.safetensors", POOL))
+        self.league.go_on(self.state, weights, tensors, members, state["pool"])
         load_matches(checkpoint.folder / MATCHES.format(rank=self.team.rank), self.player, self.game, self.running_MP)
         self.resumed = checkpoint
         self.before_s = self.saved_at = self.state.elapsed_s
@@ -222,39 +200,17 @@ class _Run:
             yield from self._finished(wait=bool(state.stop_reason))
 
     def _choose(self, number: int) -> Opponent:
-        o = self.recipe.opponents
-        shares = (o.own, o.past, o.bots)
-        if not o.always_bots:
-            shares = shares_now(*shares, self._fraction())
-        chosen = choose(
-            self.pool,
-            self.bots,
-            shares,
-            seed=self.player.seed,
-            number=number,
-            sides=self.player.sides.teams,
-            exploiters=o.exploiters if self.league else 0.0,
-        )
-        if chosen.kind == BOT:  # of the chosen names, to the game's own numbers
-            return Opponent(BOT, self.game.bots.index(self.bots[chosen.member]), chosen.side)
-        return chosen
-
-    def _past(self, step: int) -> Policy:
-        """The net of a past self."""
-        if step not in self.past:
-            net = Policy(self.shape)
-            net.load_state_dict(self.pool_weights[step])
-            self.past[step] = net.eval()
-        return self.past[step]
+        return self.league.choose(number, self.player.seed, self._fraction())
 
     def _update(self) -> PlayProgress:
         began = perf_counter()
         keys, state, r = self.keys, self.state, self.player.rollout
         fraction = self.learner.total(self._fraction() if self.team.leads else 0.0)
-        results = self.player.play(state.step, self._choose, self._past)
+        results = self.player.play(state.step, self._choose, self.league.past)
         played = perf_counter()
         reward = shaped(r.reward, self.player.sides, keys, fraction)
         reward = reward / spread(reward, r, self.running_MP, state, keys.discount, self.learner.summed)
+        told_TMP = told_decisions(r.acting, r.terminated | r.truncated)
         advantage = advantages(
             reward,
             r.value,
@@ -265,14 +221,17 @@ class _Run:
             r.last,
             discount=keys.discount,
             trace=keys.trace,
+            told_TMP=told_TMP,
         )
-        told = self._learn(advantage, fraction)
+        decided = float(r.learns.sum())
+        r.learns &= told_TMP
+        told = self.league.learn(self.player, advantage, fraction)
         state.step += 1
-        counts = self.learner.summed(float(r.learns.sum()), float(r.acting[:-1].sum()))
+        counts = self.learner.summed(decided, float(r.acting[:-1].sum()))
         state.agent_steps += int(counts[0])
         state.played_steps += int(counts[1])
-        self._count_results(results)
-        self._grow_pool()
+        self._remember(self.league.count(results))
+        self.league.grow(self.player.opponents)
         state.elapsed_s = self._elapsed()
         seconds = perf_counter() - began
         game_s = self.game.step_s * keys.rollout * self.game.matches * self.team.ranks
@@ -288,7 +247,7 @@ class _Run:
             reuse=float(keys.epochs) * counts[0] / max(counts[1], 1.0),
             episode_return=float(np.mean(self.recent)) if self.recent else 0.0,
             episode_steps=float(np.mean(self.recent_steps)) if self.recent_steps else 0.0,
-            win_shares={name: round(share, 4) for name, share in sorted(self.pool.shares.items())},
+            win_shares={name: round(share, 4) for name, share in sorted(self.league.pool.shares.items())},
             meters={name: round(value, 4) for name, value in self.state.meters.items()},
             rating=round(self.state.ratings.get(MYSELF, [0.0])[0], 3),
             elapsed_s=state.elapsed_s,
@@ -299,74 +258,14 @@ class _Run:
             self.metrics.add("progress", asdict(progress))
         return progress
 
-    def _learn(self, advantage: NDArray[np.float32], fraction: float) -> dict[str, float]:
-        """Train each net on what it decided; told is what came of the main one."""
-        r, told = self.player.rollout, {}
-        for number, learner in enumerate(self.learners):
-            if self.learner.total(float((r.learns & (r.owner == number)).any())):
-                told[number] = learner.learn(
-                    r, self.player.sides, advantage, step=self.state.step, fraction=fraction, number=number
-                )
-        return told.get(MAIN) or dict.fromkeys(TOLD, 0.0)
-
-    # -- what came of it ---------------------------------------------------------------------------
-
-    def _count_results(self, results: list[Result]) -> None:
-        """Shares won, quality of past selves, lately paid; in the order of processes and matches, on every process."""
-        everyones: list[list[Result]] = [results]
-        if self.team.ranks > 1:
-            everyones = [[] for _ in range(self.team.ranks)]
-            dist.all_gather_object(everyones, results)
-        for result in (each for part in everyones for each in part):
-            kind = result.opponent.kind
-            self.state.matches += 1
-            if kind in (PAST, NOW):
-                self.pool.note(result.opponent, result.won)
-            if result.opponent.learner != MAIN:
-                self.pool.count("main, by exploiters" if kind == NOW else "past, by exploiters", result.won)
-                continue
-            if kind != SELF:
-                name = self.game.bots[result.opponent.member] if kind == BOT else "past"
-                self.pool.count(name, result.won)
-                other = name if kind == BOT else f"past-{result.opponent.member}"
-                self.state.ratings = noted(self.state.ratings, other, result.won)
+    def _remember(self, results: list[Result]) -> None:
+        """What was lately paid, and how it was played."""
+        for result in results:
             self.recent.append(result.paid)
             self.recent_steps.append(result.steps)
             for name, value in zip(self.game.meters, result.meters, strict=True):
                 before = self.state.meters.get(name, float(value))
                 self.state.meters[name] = 0.99 * before + 0.01 * float(value)
-
-    def _grow_pool(self) -> None:
-        o, step = self.recipe.opponents, self.state.step
-        if (o.past <= 0 and not self.league) or self.player.sides.teams == 1 or step % o.snapshot_steps:
-            return
-        self._take_in(MAIN)
-        for number in range(1, len(self.nets)):
-            strong = number == HUNTER and self.pool.won.get(f"{HUNTER}:now", 0.5) > o.reset_at
-            if strong or step % (EXPLOITERS_LESS * o.snapshot_steps) == 0:
-                self._take_in(number)
-            if strong:  # it has found what it was for: it begins again from what the main net is now
-                self.nets[number].load_state_dict(self.policy.state_dict())
-                self.learners[number].forget()
-                self.pool.won[f"{HUNTER}:now"] = 0.5
-        busy = {each.member for each in self.player.opponents if each.kind == PAST}
-        if self.team.ranks > 1:
-            everyones: list[set[int]] = [set() for _ in range(self.team.ranks)]
-            dist.all_gather_object(everyones, busy)
-            busy = set().union(*everyones)
-        self.pool.choose_active(self.keys.seed, step, o.groups, busy)
-        kept = {*self.pool.steps, *busy}
-        self.pool_weights = {member: w for member, w in self.pool_weights.items() if member in kept}
-        self.past = {member: net for member, net in self.past.items() if member in kept}
-        self.state.ratings = without(self.state.ratings, self.pool.steps)
-
-    def _take_in(self, number: int) -> None:
-        """A net as it is becomes a member of the pool."""
-        member = self.state.step + LINE * number
-        self.pool_weights[member] = snapshot_tensors(dict(self.nets[number].state_dict()))
-        self.pool.add(member, self.recipe.opponents.pool)
-        if number == MAIN:
-            self.state.ratings = taken_in(self.state.ratings, member)
 
     # -- rules to stop by --------------------------------------------------------------------------
 
@@ -411,28 +310,20 @@ class _Run:
         snapshot = AgentSnapshot(
             agent=agent_json(self.game, self.shape),
             weights=snapshot_tensors(dict(self.policy.state_dict())),
-            optimizer=snapshot_tensors(self._trained()),
-            pool={f"{step}:{n}": t for step, weights in self.pool_weights.items() for n, t in weights.items()},
+            optimizer=self.league.trained(),
+            pool=self.league.members(),
             matches=matches,
             state={
                 "step": self.state.step,
                 "run": asdict(self.state),
-                "pool": asdict(self.pool),
+                "pool": asdict(self.league.pool),
                 "metrics_bytes": self.metrics.offset,
                 "binding": binding_of(self.recipe, self.game, self.team.ranks),
             },
-            card=card_of(self.game, self.policy, self.state, self.pool),
+            card=card_of(self.game, self.policy, self.state, self.league.pool),
         )
         self.writer.start(snapshot)
         self.stall_s += perf_counter() - began
-
-    def _trained(self) -> dict[str, Tensor]:
-        """Optimizer states by the names of weights, and a league's exploiters."""
-        tensors = self.learner.moments()
-        for number in range(1, len(self.nets)):
-            tensors |= {f"{number}/{name}": value for name, value in self.learners[number].moments().items()}
-            tensors |= {f"{number}/weight:{name}": value for name, value in self.nets[number].state_dict().items()}
-        return tensors
 
     def _finished(self, *, wait: bool) -> Iterator[Checkpoint]:
         checkpoint = self.writer.fetch(wait=wait)

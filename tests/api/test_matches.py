@@ -147,7 +147,8 @@ def test_a_person_plays_and_the_game_alone_says_what_is_allowed(place: Place):
         while (after := said(line, "frame"))["step"] == frame["step"]:  # shown again to whoever came
             pass
 
-    assert after["step"] == frame["step"] + 1
+    # The bot may have moved as well by then: of frames only the newest is kept for who has not read it.
+    assert after["step"] in (frame["step"] + 1, frame["step"] + 2)
     assert after["frame"] != frame["frame"]
 
 

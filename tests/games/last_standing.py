@@ -30,13 +30,13 @@ class Standing(ParallelEnv):
         if seed is not None:
             self.draw, _ = np_random(seed)
         self.agents = list(self.possible_agents)
-        return self._show()
+        return self._show(len(self.agents))
 
-    def _show(self) -> Any:
+    def _show(self, left: int) -> Any:
         seen = {
             agent: {
                 "observation": self.draw.random(3).astype(np.float32),
-                "action_mask": np.array([1, 1, len(self.agents) % 2], np.int8),
+                "action_mask": np.array([1, 1, left % 2], np.int8),
             }
             for agent in self.agents
         }
@@ -47,7 +47,7 @@ class Standing(ParallelEnv):
         out = min(self.agents, key=lambda agent: (actions[agent], self.draw.random()))
         last = len(self.agents) == 2
         dead = set(self.agents) if last else {out}
-        seen, infos = self._show()
+        seen, infos = self._show(len(self.agents) - len(dead))
         rewards = {agent: 1.0 if last and agent != out else 0.0 for agent in self.agents}
         ends = {agent: agent in dead for agent in self.agents}
         cut = dict.fromkeys(self.agents, False)

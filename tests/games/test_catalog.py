@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cerulea.core.errors import GameInvalid, NotFound
-from cerulea.games.catalog import GAMES, make_game
+from cerulea.core.errors import GameInvalid, Invalid, NotFound
+from cerulea.games.catalog import GAMES, make_game, refuse_imports
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -45,6 +45,12 @@ def test_options_that_a_game_does_not_know_are_refused(name, option):
         make_game(name, 1, **{option: 2})
 
 
+@pytest.mark.parametrize("options", [{"threads": 0}, {"threads": 10_000}, {"draft": "none"}])
+def test_values_that_an_option_cannot_have_are_refused(options):
+    with pytest.raises(Invalid, match="rift"):
+        make_game("rift", 1, **options)
+
+
 def test_a_game_has_at_least_one_match():
     with pytest.raises(GameInvalid, match="0 matches"):
         make_game("connect-four", 0)
@@ -63,3 +69,11 @@ def test_a_module_of_ones_own_is_asked_for_make_game(tmp_path, monkeypatch):
     assert make_game("python:four_again", 2, bonus=3).options == {"bonus": 3}
     with pytest.raises(GameInvalid, match="malus"):
         make_game("python:four_again", 2, malus=3)
+
+
+@pytest.mark.parametrize("name", ["python:os", "gymnasium:evil.module:Env-v0", "pettingzoo:evil.x_v0", "pettingzoo:os"])
+def test_a_name_that_imports_a_module_of_its_writers_choice_is_refused_to_platforms(name):
+    with pytest.raises(GameInvalid, match="module"):
+        refuse_imports(name)
+    for listed in (*GAMES, "gymnasium:ALE/Pong-v5", "pettingzoo:classic.tictactoe_v3"):
+        refuse_imports(listed)

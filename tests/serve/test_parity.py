@@ -106,7 +106,19 @@ async def written_by_us(
         await host.close()
 
 
-def compare(tmp_path: Path, sizes: dict[str, int], written: int) -> None:
+def assert_a_tie(folder: Path, prompt: list[int], ours: list[int], theirs: list[int]) -> None:
+    """Where two texts part, float64 tells the two tokens' logits less apart than float32 can."""
+    from transformers import GPT2LMHeadModel
+
+    at = next(k for k, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float64).eval()
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + theirs[:at]])).logits[0, -1]
+    best = logits.max()
+    assert best - logits[ours[at]] < 1e-6 and best - logits[theirs[at]] < 1e-6
+
+
+def compare(tmp_path: Path, sizes: dict[str, int], written: int, most_ties: int = 0) -> None:
     folder = folder_of_gpt2(tmp_path / "gpt2", sizes)
     asked = prompts()
     theirs = judged(folder, asked, written)
@@ -116,7 +128,10 @@ def compare(tmp_path: Path, sizes: dict[str, int], written: int) -> None:
         for share in (True, False):
             ours = asyncio.run(written_by_us(platform, asked, greedy, share=share))
             texts = [[token for delta in deltas for token in delta.tokens] for deltas in ours]
-            assert texts == theirs, f"prefix cache {share}"
+            differing = [i for i in range(len(asked)) if texts[i] != theirs[i]]
+            assert len(differing) <= most_ties, f"prefix cache {share}: {differing}"
+            for i in differing:
+                assert_a_tie(folder, asked[i], texts[i], theirs[i])
             assert any(deltas[-1].cached_tokens for deltas in ours) == share
 
 
@@ -127,7 +142,7 @@ def test_greedy_texts_are_those_of_transformers(tmp_path: Path):
 
 @pytest.mark.deep
 def test_greedy_texts_of_the_size_of_gpt2_are_those_of_transformers(tmp_path: Path):
-    compare(tmp_path, LARGE, written=64)
+    compare(tmp_path, LARGE, written=64, most_ties=2)
 
 
 @pytest.mark.slow

@@ -112,15 +112,15 @@ def test_no_checkpoint_at_all_is_no_error(tmp_path: Path):
 @pytest.mark.parametrize("file", ["model.safetensors", "optim.safetensors", "state.json", MANIFEST])
 def test_a_full_disk_leaves_the_checkpoint_before_it_whole(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     before = write_checkpoint(tmp_path, snapshot(1))
-    write = module._write
+    write = module.write_file
 
     def full(path: Path, content: bytes) -> None:
         if path.name == file:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(module, "_write", full)
-    monkeypatch.setattr(module, "_write_tensors", lambda path, tensors: full(path, save(tensors)))
+    monkeypatch.setattr(module, "write_file", full)
+    monkeypatch.setattr(module, "write_tensors", lambda path, tensors: full(path, save(tensors)))
     writer = Writer(tmp_path)
     writer.start(snapshot(2))
 

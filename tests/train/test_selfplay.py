@@ -214,16 +214,16 @@ def test_more_matches_than_memory_holds_are_refused_with_the_estimate(tmp_path):
 
 def test_opponents_stay_for_a_match_and_are_never_trained(tmp_path, monkeypatch):
     """What each row was played by changes only where a match begins; rows of others have no weight."""
-    from cerulea.train import selfplay
+    from cerulea.train.learn import Learner
 
     seen = []
-    original = selfplay.Learner.learn
+    original = Learner.learn
 
     def spy(self, r, sides, advantage, **rest):
         seen.append((r.learns.copy(), r.fresh.copy()))
         return original(self, r, sides, advantage, **rest)
 
-    monkeypatch.setattr(selfplay.Learner, "learn", spy)
+    monkeypatch.setattr(Learner, "learn", spy)
     o = {"own": 0.2, "past": 0.4, "bots": 0.4, "snapshot_steps": 1, "always_bots": True}
     recipe = recipe_of("rift-duel", 12, train={"steps": 12, "rollout": 16}, opponents=o)
     list(self_play(recipe, make_game("rift-duel", 12), tmp_path))

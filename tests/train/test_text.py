@@ -199,14 +199,14 @@ def test_a_planted_nan_is_skipped_and_logged(
 def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays(
     tiny_recipe: Path, shards: Shards, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    write = checkpoint_module._write
+    write = checkpoint_module.write_file
 
     def full(path: Path, content: bytes) -> None:
         if path.parent.name.startswith("step-00000008"):
             raise OSError(28, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(checkpoint_module, "_write", full)
+    monkeypatch.setattr(checkpoint_module, "write_file", full)
 
     with pytest.raises(CheckpointNotWritten, match=r"step 8 .* No space left on device"):
         list(run(tiny_recipe, shards, tokenizer, tmp_path / "run"))
@@ -289,15 +289,15 @@ def test_an_error_of_the_writing_thread_is_the_runs_error(
     tiny_recipe: Path, shards: Shards, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Whatever it is: never an older checkpoint in the name of a new one."""
-    fill, calls = checkpoint_module._fill, []
+    fill, calls = checkpoint_module.Snapshot.fill, []
 
-    def broken(folder: Path, snapshot: Any) -> None:
+    def broken(snapshot: Any, folder: Path) -> None:
         calls.append(1)
         if len(calls) > 1:
             raise MemoryError("no more")
-        fill(folder, snapshot)
+        fill(snapshot, folder)
 
-    monkeypatch.setattr(checkpoint_module, "_fill", broken)
+    monkeypatch.setattr(checkpoint_module.Snapshot, "fill", broken)
 
     with pytest.raises(MemoryError):
         list(run(tiny_recipe, shards, tokenizer, tmp_path / "run"))

@@ -1,8 +1,8 @@
 """`rift`: two sides of up to five heroes, lanes, waves, towers and an ancient to destroy.
 
-Numba keeps compiled kernels beside the sources and looks at the file of each kernel alone: a change of `rules.py`
-would go unnoticed by kernels of other files that read it. So what was compiled from other sources is removed here,
-before any kernel is loaded.
+Numba keeps compiled kernels and looks, for each, at the one file in which it is written: a change of `rules.py` would
+go unnoticed by kernels of other files that read it. So what was compiled from other sources is removed here, before
+any kernel is loaded, from wherever Numba keeps it: beside the sources, or in the folder that NUMBA_CACHE_DIR names.
 """
 
 from __future__ import annotations
@@ -11,18 +11,30 @@ import contextlib
 import hashlib
 from pathlib import Path
 
+from numba import njit
 
-def _forget_other_sources() -> None:
-    folder = Path(__file__).parent
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
-    stamp = folder / "__pycache__" / "kernels.sha256"
+
+@njit(cache=True)
+def _probe():
+    """Never compiled: it is here to be asked in which folder Numba keeps the kernels of this one."""
+
+
+def forget_other_sources(sources: Path, kernels: Path) -> None:
+    """Remove the kernels that were compiled from anything else than what the sources say now.
+
+    Args:
+        sources: a folder of Python files that read one another.
+        kernels: where Numba keeps what it compiled of them; made where it is missing.
+    """
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources.glob("*.py")))).hexdigest()
+    stamp = kernels / "kernels.sha256"
     with contextlib.suppress(OSError):  # a folder that cannot be written keeps no kernels either
         if stamp.exists() and stamp.read_text(encoding="ascii") == digest:
             return
-        for kernel in [*stamp.parent.glob("*.nbi"), *stamp.parent.glob("*.nbc")]:
+        for kernel in [*kernels.glob("*.nbi"), *kernels.glob("*.nbc")]:
             kernel.unlink(missing_ok=True)
-        stamp.parent.mkdir(exist_ok=True)
+        kernels.mkdir(parents=True, exist_ok=True)
         stamp.write_text(digest, encoding="ascii")
 
 
-_forget_other_sources()
+forget_other_sources(Path(__file__).parent, Path(_probe.stats.cache_path))

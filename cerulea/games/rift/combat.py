@@ -137,10 +137,21 @@ def castable(unit, hero, h, w_key, tick):
 
 
 @njit(cache=True, nogil=True)
+def aim_fits(kind, w_key, side, u, d2):
+    """Whether an ability that has a target can be aimed at unit u, the square of whose distance is d2."""
+    far = r.W_RANGE[kind] if w_key else r.Q_RANGE[kind]
+    if d2 > far * far:
+        return False
+    if kind == r.MENDER and not w_key:
+        return u < 10 and side_of(u) == side
+    return u < r.TOWER0 and side_of(u) != side
+
+
+@njit(cache=True, nogil=True)
 def cast_fits(unit, seen, hero, h, w_key, u):
     """Whether the ability can be aimed at unit u, which is alive and seen; u is h itself for those without a target."""
     kind = hero[KIND, h]
-    side, other = side_of(h), side_of(u)
+    side = side_of(h)
     far = r.W_RANGE[kind] if w_key else r.Q_RANGE[kind]
     if (r.W_SELF[kind] if w_key else r.Q_SELF[kind]) == 1:
         if u != h:
@@ -156,11 +167,7 @@ def cast_fits(unit, seen, hero, h, w_key, u):
             if unit[ALIVE, e] and seen[side, e] and distance2(unit, h, e) <= far * far:
                 return True
         return False
-    if kind == r.MENDER and not w_key:
-        return u < 10 and other == side and distance2(unit, h, u) <= far * far
-    if u >= r.TOWER0 or other == side:
-        return False
-    return distance2(unit, h, u) <= far * far
+    return aim_fits(kind, w_key, side, u, distance2(unit, h, u))
 
 
 @njit(cache=True, nogil=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange, set_num_threads
+from numba import config, get_num_threads, njit, prange, set_num_threads
 from numpy.typing import NDArray
 
 from cerulea.core.errors import Invalid
@@ -167,6 +167,11 @@ class Rift:
             raise Invalid(f"rift has no preset {preset!r}.", fix=f"Use one of {', '.join(r.PRESETS)}.")
         if draft not in ("fixed", "mixed"):
             raise Invalid(f"rift has no draft {draft!r}.", fix="Use fixed or mixed.")
+        if not 1 <= threads <= config.NUMBA_NUM_THREADS:
+            most = config.NUMBA_NUM_THREADS
+            raise Invalid(
+                f"rift cannot be stepped by {threads} threads.", fix=f"Use 1 to {most}, as NUMBA_NUM_THREADS says."
+            )
         kinds, lanes = r.PRESETS[preset]
         self.name = "rift" if preset == "rift" else f"rift-{preset}"
         self.version = r.VERSION
@@ -234,7 +239,9 @@ class Rift:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """A copy of everything that decides what follows."""
-        return {name: array.copy() for name, array in self.world._asdict().items() if name not in ("pay", "work")}
+        return {
+            name: array.copy() for name, array in self.world._asdict().items() if name not in ("pay", "work", "face")
+        }
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """Go on from what `state` gave."""

@@ -1,8 +1,8 @@
-"""What each hero's player is shown: features of units, features of oneself, legal actions, and what the critic may see.
+"""What each hero's player is shown: features of units, features of oneself, and what the critic may see.
 
 Everything is scaled by known constants into about [-1, 1] and mirrored for side B, so that a hidden unit, or the side
 one plays, cannot be told from it. `FEATURE_NAMES`, `SELF_NAMES` and `CRITIC_NAMES` say what stands where.
-Not here: which unit a slot shows (`sight`).
+Not here: which unit a slot shows (`sight`), legal actions (`legal`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from numba import njit
 
 from cerulea.games.rift import rules as r
-from cerulea.games.rift.combat import cast_fits, castable, in_reach, vulnerable
-from cerulea.games.rift.motion import can_walk, distance2, free, toward_zero
+from cerulea.games.rift.combat import castable, reach, vulnerable
+from cerulea.games.rift.legal import legal
 from cerulea.games.rift.world import (
     ALIVE,
     BACK,
@@ -30,7 +30,6 @@ from cerulea.games.rift.world import (
     MANA,
     MAX_HP,
     MAX_MANA,
-    OVER,
     PER_SIDE,
     Q_READY,
     RANGE,
@@ -42,14 +41,13 @@ from cerulea.games.rift.world import (
     STUN,
     SUB,
     TARGET,
-    TAUNT,
-    TAUNT_BY,
     TICK,
     W_READY,
     XP,
     X,
     Y,
     mirrored,
+    side_of,
 )
 
 FEATURE_NAMES = (
@@ -97,61 +95,84 @@ WAVE_COS = np.cos(2 * np.pi * np.arange(r.WAVE_EVERY) / r.WAVE_EVERY).astype(np.
 
 
 @njit(cache=True, nogil=True)
-def _show_unit(w, m, h, side, turn, u, row_F):
-    """The features of unit u in a slot of hero h; an enemy hero that is not seen shows where it was last seen."""
-    unit, hero, match = w.unit[m], w.hero[m], w.match[m]
+def _faces(unit, hero, match, face_UF):
+    """Of every living unit, the features that do not depend on who looks; the team is as side A counts it."""
     tick = match[TICK]
-    row_F[:] = 0.0
-    if u < 0:
-        return
-    x, y = unit[X, u], unit[Y, u]
-    enemy = w.seen[m, side, u] == 0 or (u < 10 and u // 5 != side)
-    if u < 10 and w.seen[m, side, u] == 0:
-        if unit[ALIVE, u] == 0 or hero[SEEN_AT, u] < 0:
-            row_F[10] = 1.0 if unit[ALIVE, u] else 0.0
-            row_F[18], row_F[19] = -1.0, 1.0
-            return
-        dx, dy = (hero[SEEN_X, u] - unit[X, h]) * turn, (hero[SEEN_Y, u] - unit[Y, h]) * turn
-        row_F[0], row_F[1] = dx / 2048.0, dy / 2048.0
-        row_F[2] = min(1.0, math.sqrt(float(dx * dx + dy * dy)) / 3072.0)
-        row_F[10] = 1.0
-        row_F[12] = min(1.0, (tick - hero[SEEN_AT, u]) / 150.0)
-        row_F[18], row_F[19] = -1.0, 1.0
-        return
+    for u in range(r.UNITS):
+        if unit[ALIVE, u] == 0:
+            continue
+        face_UF[u, :] = 0.0
+        face_UF[u, 3] = unit[HP, u] / unit[MAX_HP, u]
+        face_UF[u, 4] = unit[HP, u] / 32000.0
+        face_UF[u, 6] = unit[DAMAGE, u] / 3200.0
+        face_UF[u, 7] = unit[RANGE, u] / 512.0
+        face_UF[u, 8] = unit[SPEED, u] / 51.2
+        face_UF[u, 10], face_UF[u, 11] = 1.0, 1.0
+        if unit[STUN, u] > tick:
+            face_UF[u, 13] = (unit[STUN, u] - tick) / 10.0
+        face_UF[u, 17] = 1.0 if vulnerable(unit, match, u) else 0.0
+        if u < 10:
+            face_UF[u, 5] = hero[MANA, u] / hero[MAX_MANA, u]
+            face_UF[u, 9] = hero[LEVEL, u] / 10.0
+            face_UF[u, 19] = 1.0
+        elif u < r.TOWER0:
+            face_UF[u, 21 if unit[SUB, u] == 2 else 20] = 1.0
+        elif u < r.BOSS:
+            face_UF[u, 22] = 1.0
+        else:
+            face_UF[u, 23] = 1.0
+        side = side_of(u)
+        face_UF[u, 18] = 1.0 if side == 0 else (-1.0 if side == 1 else 0.0)
+
+
+@njit(cache=True, nogil=True)
+def _where(dx, dy, d2, units_PUF, p, s):
+    """Where a unit is, as seen from oneself."""
+    units_PUF[p, s, 0], units_PUF[p, s, 1] = dx / 2048.0, dy / 2048.0
+    units_PUF[p, s, 2] = min(1.0, math.sqrt(float(d2)) / 3072.0)
+
+
+@njit(cache=True, nogil=True)
+def _show_hidden(unit, hero, tick, h, turn, u, units_PUF, p, s):
+    """An enemy hero that is not seen shows where it was last seen, and whether it is dead, which all are told."""
+    units_PUF[p, s, 18], units_PUF[p, s, 19] = -1.0, 1.0
     if unit[ALIVE, u] == 0:
-        row_F[18] = -1.0 if enemy else 1.0
-        row_F[19] = 1.0
         return
-    dx, dy = (x - unit[X, h]) * turn, (y - unit[Y, h]) * turn
-    row_F[0], row_F[1] = dx / 2048.0, dy / 2048.0
-    row_F[2] = min(1.0, math.sqrt(float(dx * dx + dy * dy)) / 3072.0)
-    row_F[3] = unit[HP, u] / unit[MAX_HP, u]
-    row_F[4] = unit[HP, u] / 32000.0
-    row_F[6] = unit[DAMAGE, u] / 3200.0
-    row_F[7] = unit[RANGE, u] / 512.0
-    row_F[8] = unit[SPEED, u] / 51.2
-    row_F[10], row_F[11] = 1.0, 1.0
-    if unit[STUN, u] > tick:
-        row_F[13] = (unit[STUN, u] - tick) / 10.0
-    if u < 10:
-        row_F[5] = hero[MANA, u] / hero[MAX_MANA, u]
-        row_F[9] = hero[LEVEL, u] / 10.0
-        row_F[18] = 1.0 if u // 5 == side else -1.0
-        row_F[19] = 1.0
-    elif u < r.TOWER0:
-        row_F[18] = 1.0 if (u - r.CREEP0) // r.CREEPS == side else -1.0
-        row_F[21 if unit[SUB, u] == 2 else 20] = 1.0
-    elif u < r.BOSS:
-        of = (u - r.TOWER0) // 6 if u < r.ANCIENT0 else u - r.ANCIENT0
-        row_F[18] = 1.0 if of == side else -1.0
-        row_F[22] = 1.0
-    else:
-        row_F[23] = 1.0
-    if row_F[18] < 1.0:
-        row_F[14] = 1.0 if in_reach(unit, h, u) else 0.0
-        row_F[15] = 1.0 if in_reach(unit, u, h) else 0.0
-        row_F[16] = 1.0 if unit[TARGET, u] == h else 0.0
-    row_F[17] = 1.0 if vulnerable(unit, match, u) else 0.0
+    units_PUF[p, s, 10] = 1.0
+    if hero[SEEN_AT, u] >= 0:
+        dx, dy = (hero[SEEN_X, u] - unit[X, h]) * turn, (hero[SEEN_Y, u] - unit[Y, h]) * turn
+        _where(dx, dy, dx * dx + dy * dy, units_PUF, p, s)
+        units_PUF[p, s, 12] = min(1.0, (tick - hero[SEEN_AT, u]) / 150.0)
+
+
+@njit(cache=True, nogil=True)
+def _show_units(unit, hero, tick, seen_U, slot_S, face_UF, h, side, units_PUF, p):
+    """The features of the units in the slots of hero h, who is player p."""
+    turn = 1 if side == 0 else -1
+    for s in range(r.SLOTS):
+        u = slot_S[s]
+        if u >= 0 and unit[ALIVE, u] and seen_U[u]:
+            for f in range(r.FEATURES):
+                units_PUF[p, s, f] = face_UF[u, f]
+            dx, dy = (unit[X, u] - unit[X, h]) * turn, (unit[Y, u] - unit[Y, h]) * turn
+            d2 = dx * dx + dy * dy
+            _where(dx, dy, d2, units_PUF, p, s)
+            team = face_UF[u, 18] if side == 0 else 0.0 - face_UF[u, 18]
+            units_PUF[p, s, 18] = team
+            if team < 1.0:
+                far, its = reach(unit, h, u), reach(unit, u, h)
+                units_PUF[p, s, 14] = 1.0 if d2 <= far * far else 0.0
+                units_PUF[p, s, 15] = 1.0 if d2 <= its * its else 0.0
+                units_PUF[p, s, 16] = 1.0 if unit[TARGET, u] == h else 0.0
+            continue
+        for f in range(r.FEATURES):
+            units_PUF[p, s, f] = 0.0
+        if u < 0:
+            continue
+        if u < 10 and u // 5 != side:
+            _show_hidden(unit, hero, tick, h, turn, u, units_PUF, p, s)
+        else:  # dead, of our own
+            units_PUF[p, s, 18], units_PUF[p, s, 19] = 1.0, 1.0
 
 
 @njit(cache=True, nogil=True)
@@ -166,11 +187,33 @@ def _front(unit, side, lane):
 
 
 @njit(cache=True, nogil=True)
-def _show_self(w, m, h, side, row_F):
-    """The flat features of hero h."""
-    unit, hero, match = w.unit[m], w.hero[m], w.match[m]
+def _show_match(unit, hero, match, side, row_F):
+    """The flat features that all heroes of a side share, and zeros for the others."""
     tick = match[TICK]
     row_F[:] = 0.0
+    for k in range(2):
+        of = side if k == 0 else 1 - side
+        for i in range(match[PER_SIDE]):
+            e = 5 * of + i
+            if unit[ALIVE, e] == 0:
+                row_F[19 + 5 * k + i] = max(0, hero[BACK, e] - tick) / 150.0
+        for t in range(6):
+            u = r.TOWER0 + 6 * of + t
+            if unit[ALIVE, u]:
+                row_F[29 + 6 * k + t] = unit[HP, u] / unit[MAX_HP, u]
+        row_F[54 + k] = unit[HP, r.ANCIENT0 + of] / unit[MAX_HP, r.ANCIENT0 + of]
+    for lane in range(3):
+        row_F[41 + lane] = _front(unit, side, lane)
+    # Whether the boss stands is known only to who sees it; when it may come next is known to all while it is gone.
+    row_F[44] = max(0, match[BOSS_AT] - tick) / 750.0
+    row_F[45] = tick / 3000.0
+    phase = tick % r.WAVE_EVERY
+    row_F[46], row_F[47] = WAVE_SIN[phase], WAVE_COS[phase]
+
+
+@njit(cache=True, nogil=True)
+def _show_self(unit, hero, tick, h, side, row_F):
+    """The flat features of hero h itself, over those that it shares."""
     kind, level, items = hero[KIND, h], hero[LEVEL, h], hero[ITEMS, h]
     x, y = mirrored(unit[X, h], side), mirrored(unit[Y, h], side)
     row_F[0], row_F[1] = x / 3072.0 - 1.0, y / 3072.0 - 1.0
@@ -192,32 +235,12 @@ def _show_self(w, m, h, side, row_F):
     row_F[12] = 1.0 if unit[ALIVE, h] and dx * dx + dy * dy <= r.FOUNTAIN_RADIUS * r.FOUNTAIN_RADIUS else 0.0
     row_F[13] = hero[RECALLING, h] / r.RECALL_TICKS
     row_F[14 + kind] = 1.0
-    for i in range(match[PER_SIDE]):
-        for k in range(2):
-            e = 5 * (side if k == 0 else 1 - side) + i
-            if unit[ALIVE, e] == 0:
-                row_F[19 + 5 * k + i] = max(0, hero[BACK, e] - tick) / 150.0
-    for k in range(2):
-        of = side if k == 0 else 1 - side
-        for t in range(6):
-            u = r.TOWER0 + 6 * of + t
-            if unit[ALIVE, u]:
-                row_F[29 + 6 * k + t] = unit[HP, u] / unit[MAX_HP, u]
-        row_F[54 + k] = unit[HP, r.ANCIENT0 + of] / unit[MAX_HP, r.ANCIENT0 + of]
-    for lane in range(3):
-        row_F[41 + lane] = _front(unit, side, lane)
-    # Whether the boss stands is known only to who sees it; when it may come next is known to all while it is gone.
-    row_F[44] = max(0, match[BOSS_AT] - tick) / 750.0
-    row_F[45] = tick / 3000.0
-    phase = tick % r.WAVE_EVERY
-    row_F[46], row_F[47] = WAVE_SIN[phase], WAVE_COS[phase]
     row_F[48 + hero[LAST, h]] = 1.0
 
 
 @njit(cache=True, nogil=True)
-def _show_critic(w, m, side, row_F):
+def _show_critic(unit, hero, match, side, row_F):
     """Both sides without fog, for the value alone."""
-    unit, hero, match = w.unit[m], w.hero[m], w.match[m]
     row_F[:] = 0.0
     for k in range(2):
         of = side if k == 0 else 1 - side
@@ -242,57 +265,20 @@ def _show_critic(w, m, side, row_F):
 
 
 @njit(cache=True, nogil=True)
-def legal(w, m, h, mask_N):
-    """Which of the 106 actions hero h may take now. To hold is always among them."""
-    unit, hero, match, seen = w.unit[m], w.hero[m], w.match[m], w.seen[m]
-    tick = match[TICK]
-    mask_N[:] = False
-    mask_N[r.HOLD] = True
-    if match[OVER] or unit[ALIVE, h] == 0 or unit[STUN, h] > tick:
-        return
-    if unit[TAUNT, h] > tick and unit[ALIVE, unit[TAUNT_BY, h]]:
-        return
-    side = 0 if h < 5 else 1
-    turn = 1 if side == 0 else -1
-    walks = can_walk(unit, h, tick)
-    if walks:
-        for k in range(8):
-            dx = toward_zero(r.DIRECTIONS[k, 0] * turn * unit[SPEED, h], 256)
-            dy = toward_zero(r.DIRECTIONS[k, 1] * turn * unit[SPEED, h], 256)
-            x, y = unit[X, h], unit[Y, h]
-            mask_N[r.MOVE0 + k] = free(x + dx, y + dy) or (dx != 0 and free(x + dx, y)) or (dy != 0 and free(x, y + dy))
-    near = r.APPROACH * r.APPROACH
-    q, e = castable(unit, hero, h, 0, tick), castable(unit, hero, h, 1, tick)
-    slot_S = w.slot[m, h]
-    for s in range(r.SLOTS):
-        u = slot_S[s]
-        if u < 0 or unit[ALIVE, u] == 0 or seen[side, u] == 0:
-            continue
-        if r.ENEMIES <= s < r.ALLY_CREEPS or r.ENEMY_BUILDINGS <= s < r.ALLY_BUILDINGS or s == r.BOSS_SLOT:
-            if vulnerable(unit, match, u) and (in_reach(unit, h, u) or (walks and distance2(unit, h, u) <= near)):
-                mask_N[r.ATTACK0 + s] = True
-        if q and cast_fits(unit, seen, hero, h, 0, u):
-            mask_N[r.Q0 + s] = True
-        if e and cast_fits(unit, seen, hero, h, 1, u):
-            mask_N[r.W0 + s] = True
-    home = mirrored(r.FOUNTAIN, side)
-    dx, dy = unit[X, h] - home, unit[Y, h] - home
-    mask_N[r.RECALL] = walks and dx * dx + dy * dy > r.FOUNTAIN_RADIUS * r.FOUNTAIN_RADIUS
-
-
-@njit(cache=True, nogil=True)
 def show(w, m, vector_PF, units_PUF, critic_PF, mask_PN):
     """Everything that the players of match m are shown."""
-    per_side = w.match[m, PER_SIDE]
+    unit, hero, match, seen, slot, face_UF = w.unit[m], w.hero[m], w.match[m], w.seen[m], w.slot[m], w.face[m]
+    per_side, tick = match[PER_SIDE], match[TICK]
+    _faces(unit, hero, match, face_UF)
     for side in range(2):
-        turn = 1 if side == 0 else -1
+        first = per_side * side
+        _show_match(unit, hero, match, side, vector_PF[first])
+        _show_critic(unit, hero, match, side, critic_PF[first])
+        for i in range(1, per_side):
+            vector_PF[first + i, :] = vector_PF[first]
+            critic_PF[first + i, :] = critic_PF[first]
         for i in range(per_side):
-            h, p = 5 * side + i, per_side * side + i
-            _show_self(w, m, h, side, vector_PF[p])
-            for s in range(r.SLOTS):
-                _show_unit(w, m, h, side, turn, w.slot[m, h, s], units_PUF[p, s])
-            legal(w, m, h, mask_PN[p])
-            if i == 0:
-                _show_critic(w, m, side, critic_PF[p])
-            else:
-                critic_PF[p, :] = critic_PF[per_side * side]
+            h, p = 5 * side + i, first + i
+            _show_self(unit, hero, tick, h, side, vector_PF[p])
+            _show_units(unit, hero, tick, seen[side], slot[h], face_UF, h, side, units_PUF, p)
+            legal(unit, hero, match, seen, slot[h], h, mask_PN[p])

@@ -14,6 +14,7 @@ from cerulea.games.rift import rules as r
 from cerulea.games.rift.combat import cast, cast_fits, castable, hit, in_reach, vulnerable
 from cerulea.games.rift.deaths import come_back, take_effect
 from cerulea.games.rift.motion import can_walk, distance2, go, go_toward, toward_zero
+from cerulea.games.rift.near import any_near, gather
 from cerulea.games.rift.sight import look_around
 from cerulea.games.rift.waves import appear, guard, march
 from cerulea.games.rift.world import (
@@ -34,6 +35,7 @@ from cerulea.games.rift.world import (
     MAY_ACT,
     MAY_CHOOSE,
     MAY_WALK,
+    N_CREEPS,
     ORDER,
     ORDER_UNIT,
     OVER,
@@ -45,6 +47,7 @@ from cerulea.games.rift.world import (
     TAUNT,
     TAUNT_BY,
     TICK,
+    W_COUNT,
     W_CREEP_NEAR,
     W_DAMAGE,
     W_MAY,
@@ -111,14 +114,13 @@ def _begin_tick(w, m):
             if unit[TAUNT, h] <= tick or unit[ALIVE, unit[TAUNT_BY, h]] == 0:
                 may |= MAY_CHOOSE
         work[W_MAY, h] = may
+    gather(unit, match, work)
     for t in range(r.TOWER0, r.BOSS):
-        near = 0
+        near = False
         if unit[ALIVE, t]:
-            first = r.CREEP0 + r.CREEPS * (1 - side_of(t))
-            for c in range(first, first + r.CREEPS):
-                if unit[ALIVE, c] and distance2(unit, t, c) <= r.NEAR_CREEP * r.NEAR_CREEP:
-                    near = 1
-                    break
+            other = 1 - side_of(t)
+            creeps = work[W_COUNT + other, N_CREEPS]
+            near = any_near(work, other, 0, creeps, unit[X, t], unit[Y, t], r.NEAR_CREEP)
         work[W_CREEP_NEAR, t] = near
 
 

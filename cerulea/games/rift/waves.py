@@ -8,8 +8,9 @@ from __future__ import annotations
 from numba import njit
 
 from cerulea.games.rift import rules as r
-from cerulea.games.rift.combat import deal, hit, in_reach, vulnerable
+from cerulea.games.rift.combat import deal, hit, in_reach
 from cerulea.games.rift.motion import distance2, go_toward
+from cerulea.games.rift.near import nearest
 from cerulea.games.rift.world import (
     AGGRO,
     ALIVE,
@@ -21,6 +22,9 @@ from cerulea.games.rift.world import (
     LANE_MASK,
     LEG,
     MAX_HP,
+    N_ALL,
+    N_CREEPS,
+    N_HEROES,
     PERIOD,
     RANGE,
     ROOT,
@@ -31,6 +35,7 @@ from cerulea.games.rift.world import (
     TAUNT,
     TAUNT_BY,
     TICK,
+    W_COUNT,
     WAVES,
     X,
     Y,
@@ -89,36 +94,8 @@ def meet(w, m):
 
 
 @njit(cache=True, nogil=True)
-def _nearest_foe(unit, match, u, side, far):
-    """The nearest enemy that creep u may hit: creeps, heroes, buildings; -1 where none is so near."""
-    best_d, best = far * far + 1, -1
-    other = 1 - side
-    first = r.CREEP0 + r.CREEPS * other
-    for e in range(first, first + r.CREEPS):
-        if unit[ALIVE, e]:
-            d = distance2(unit, u, e)
-            if d < best_d:
-                best_d, best = d, e
-    for e in range(5 * other, 5 * other + 5):
-        if unit[ALIVE, e]:
-            d = distance2(unit, u, e)
-            if d < best_d:
-                best_d, best = d, e
-    for e in range(r.TOWER0 + 6 * other, r.TOWER0 + 6 * other + 6):
-        if unit[ALIVE, e]:
-            d = distance2(unit, u, e)
-            if d < best_d and vulnerable(unit, match, e):
-                best_d, best = d, e
-    e = r.ANCIENT0 + other
-    d = distance2(unit, u, e)
-    if d < best_d and vulnerable(unit, match, e):
-        best = e
-    return best
-
-
-@njit(cache=True, nogil=True)
 def march(w, m):
-    """All creeps: hit what is near, walk to it, or go on along the lane."""
+    """All creeps: hit what is near, walk to it, or go on along the lane. The lists of `near` are of this tick."""
     unit, match, work = w.unit[m], w.match[m], w.work[m]
     tick = match[TICK]
     for u in range(r.CREEP0, r.TOWER0):
@@ -132,7 +109,8 @@ def march(w, m):
         if unit[TAUNT, u] > tick and unit[ALIVE, unit[TAUNT_BY, u]]:
             foe = unit[TAUNT_BY, u]
         else:
-            foe = _nearest_foe(unit, match, u, side, r.CREEP_SEES)
+            n = work[W_COUNT + 1 - side, N_ALL]
+            foe = nearest(work, 1 - side, 0, n, unit[X, u], unit[Y, u], r.CREEP_SEES)
         if foe >= 0:
             if in_reach(unit, u, foe):
                 hit(w, m, u, foe)
@@ -150,7 +128,7 @@ def march(w, m):
 @njit(cache=True, nogil=True)
 def _tower_aim(w, m, t, side):
     """Who hurt one of ours in our reach; else the nearest creep; else the nearest hero."""
-    unit, hero, tick = w.unit[m], w.hero[m], w.match[m, TICK]
+    unit, hero, work, tick = w.unit[m], w.hero[m], w.work[m], w.match[m, TICK]
     other = 1 - side
     best_d, best = r.BUILDING_RANGE * r.BUILDING_RANGE + 1, -1
     for e in range(5 * other, 5 * other + 5):
@@ -165,20 +143,9 @@ def _tower_aim(w, m, t, side):
                     best_d, best = d, e
     if best >= 0:
         return best
-    first = r.CREEP0 + r.CREEPS * other
-    for e in range(first, first + r.CREEPS):
-        if unit[ALIVE, e]:
-            d = distance2(unit, t, e)
-            if d < best_d:
-                best_d, best = d, e
-    if best >= 0:
-        return best
-    for e in range(5 * other, 5 * other + 5):
-        if unit[ALIVE, e]:
-            d = distance2(unit, t, e)
-            if d < best_d:
-                best_d, best = d, e
-    return best
+    x, y, creeps, heroes = unit[X, t], unit[Y, t], work[W_COUNT + other, N_CREEPS], work[W_COUNT + other, N_HEROES]
+    best = nearest(work, other, 0, creeps, x, y, r.BUILDING_RANGE)
+    return best if best >= 0 else nearest(work, other, creeps, heroes, x, y, r.BUILDING_RANGE)
 
 
 @njit(cache=True, nogil=True)

@@ -13,6 +13,7 @@ One match is one row of every array, and everything of it lies together, so that
     meter   int32  (M, 10, meters)
     pay     float64 (M, 10)     what the running decision has paid so far
     work    int32  (M, fields of work, 73)    scratch of one tick; nothing is kept there
+    face    float32 (M, 73, 24) scratch of one look: what of a unit's features does not depend on who looks
 
 A lane is counted from its side's own point of view: B's lane k is the mirror image of A's, so the lane opposite k is
 2 - k. Not here: what the numbers are (`rules`), what happens in a tick (`tick`).
@@ -61,11 +62,14 @@ HERO_FIELDS = 22
 # fields of a match
 TICK, OVER, WINNER, CUT, BOSS_AT, BOSS_COUNT, BUFF_A, BUFF_B, WAVES, PER_SIDE, LANE_MASK, DECISIONS = range(12)
 MATCH_FIELDS = 12
-# fields of work: damage, healing, the most damage of one hero and which hero, new places, whether an attacker's creep
-# is
-# near a building, what a hero may do in this tick, health when the decision began
+# fields of work: damage, healing, the most damage of one hero and which hero, new places, whether an attacker's
+# creep is near a building, what a hero may do in this tick, health when the decision began; then lists, one for
+# each side: its living creeps, heroes and vulnerable buildings in this order, with their places and how many there
+# are of each; at last distances of the units in a hero's slots, while these are filled
 W_DAMAGE, W_HEAL, W_BEST, W_BY, W_X, W_Y, W_CREEP_NEAR, W_MAY, W_OLD_HP = range(9)
-WORK_FIELDS = 9
+W_LIST, W_LIST_X, W_LIST_Y, W_COUNT, W_NEAR = 9, 11, 13, 15, 17
+WORK_FIELDS = 18
+N_CREEPS, N_HEROES, N_ALL = range(3)  # places in W_COUNT; heroes and all are counted with what stands before them
 MAY_ACT, MAY_WALK, MAY_CHOOSE = 1, 2, 4  # bits of W_MAY, as they were when the tick began
 
 METERS = (
@@ -119,6 +123,7 @@ class World(NamedTuple):
     meter: Any
     pay: Any
     work: Any
+    face: Any
 
 
 def make_world(matches: int) -> World:
@@ -134,6 +139,7 @@ def make_world(matches: int) -> World:
         meter=np.zeros((matches, 10, len(METERS)), np.int32),
         pay=np.zeros((matches, 10), np.float64),
         work=np.zeros((matches, WORK_FIELDS, r.UNITS), np.int32),
+        face=np.zeros((matches, r.UNITS, r.FEATURES), np.float32),
     )
 
 
