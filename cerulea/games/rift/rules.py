@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-VERSION = "2"
+VERSION = "3"
 
 U, H, S, G = 64, 16, 5, 100
 TICKS = 2  # of one decision
