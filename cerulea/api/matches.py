@@ -45,6 +45,16 @@ Key = Annotated[
     ),
 ]
 
+StopKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        max_length=LONGEST_KEY,
+        pattern=r"^[!-~]+$",
+        description="Taken as by every write; a match that has ended stays as it is, whatever the key.",
+    ),
+]
+
 
 async def _matches(request: Request) -> Matches:
     matches: Matches = request.app.state.matches
@@ -79,8 +89,8 @@ def show_match(match: MatchId, caller: Reads, matches: Hall) -> schema.MatchOut:
 
 
 @router.post("/matches/{match}/stop", response_model=schema.MatchOut)
-def stop_match(match: MatchId, caller: Plays, matches: Hall) -> schema.MatchOut:
-    """End a match where it stands; its replay is kept."""
+def stop_match(match: MatchId, caller: Plays, matches: Hall, idempotency_key: StopKey = None) -> schema.MatchOut:
+    """End a match where it stands; its replay is kept. A second stop changes nothing, with a key or without."""
     return schema.match_out(matches.stop(caller, match))
 
 

@@ -144,7 +144,7 @@ def nearest_enemy(w, m, h, side, far):
             continue
         d = distance2(unit, h, u)
         if d < best_d and vulnerable(unit, match, u):
-            if u < r.TOWER0 or wave_at(w, m, side, u, r.NEAR_CREEP) > 0:
+            if u < r.TOWER0 or wave_at(w, m, side, side, u, r.NEAR_CREEP) > 0:
                 best_d, best = d, u
     return best
 
@@ -163,13 +163,13 @@ def last_hit(w, m, h, side):
 
 
 @njit(cache=True, nogil=True)
-def wave_at(w, m, side, t, far):
-    """How many of a side's creeps are so near to building t."""
+def wave_at(w, m, side, of, t, far):
+    """How many creeps of side `of` are so near to building t, as far as `side` sees them."""
     unit = w.unit[m]
     count = 0
-    first = r.CREEP0 + r.CREEPS * side
+    first = r.CREEP0 + r.CREEPS * of
     for c in range(first, first + r.CREEPS):
-        if unit[ALIVE, c] and distance2(unit, t, c) <= far * far:
+        if unit[ALIVE, c] and w.seen[m, side, c] and distance2(unit, t, c) <= far * far:
             count += 1
     return count
 
@@ -189,7 +189,7 @@ def covering(w, m, side, u, far):
 def tower_danger(w, m, h, side):
     """Whether hero h stands in reach of an enemy building that aims at it, or that no creep of its side keeps busy."""
     t = covering(w, m, 1 - side, h, r.BUILDING_RANGE + r.U)
-    return t >= 0 and (w.unit[m, TARGET, t] == h or wave_at(w, m, side, t, r.BUILDING_RANGE) == 0)
+    return t >= 0 and (w.unit[m, TARGET, t] == h or wave_at(w, m, side, side, t, r.BUILDING_RANGE) == 0)
 
 
 @njit(cache=True, nogil=True)
@@ -226,7 +226,7 @@ def building_to_hit(w, m, h, side):
         u = w.slot[m, h, s]
         if u >= 0 and unit[ALIVE, u] and vulnerable(unit, w.match[m], u):
             d = distance2(unit, h, u)
-            if d < best_d and wave_at(w, m, side, u, r.NEAR_CREEP) > 0:
+            if d < best_d and wave_at(w, m, side, side, u, r.NEAR_CREEP) > 0:
                 best, best_d = u, d
     return best
 
@@ -250,7 +250,7 @@ def odds(w, m, side, at, far):
             t = covering(w, m, of, at, r.BUILDING_RANGE + r.U)
             if t >= 0:
                 # A building that a wave keeps busy hits heroes seldom.
-                busy = wave_at(w, m, 1 - of, t, r.BUILDING_RANGE) > 0
+                busy = wave_at(w, m, side, 1 - of, t, r.BUILDING_RANGE) > 0
                 damage += unit[DAMAGE, t] // unit[PERIOD, t] // (3 if busy else 1)
             first = r.CREEP0 + r.CREEPS * of
             for c in range(first, first + r.CREEPS):
@@ -279,7 +279,7 @@ def a_dive(w, m, h, side, target):
     """Whether to go for `target` leads under an enemy building that none of our creeps keeps busy."""
     unit = w.unit[m]
     t = covering(w, m, 1 - side, target, r.BUILDING_RANGE + unit[RANGE, h])
-    if t < 0 or wave_at(w, m, side, t, r.BUILDING_RANGE) > 0:
+    if t < 0 or wave_at(w, m, side, side, t, r.BUILDING_RANGE) > 0:
         return False
     # From where one stands it may be hit, if that is outside.
     far = r.BUILDING_RANGE + r.U // 2

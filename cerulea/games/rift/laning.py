@@ -75,9 +75,11 @@ def goes_home(w, m, h, side):
         return share < 92 and not enemy_near(w, m, h, side, 10 * r.U)
     if share < LOW + int(drawn(w.seed[m], h, 60) % np.uint64(LOW_SPREAD)):
         return True
-    # To buy, when nobody is near and nothing is to be torn down.
+    # To buy, when one is hurt or rich, nobody is near and nothing is to be torn down.
     items = hero[ITEMS, h]
-    if items < r.ITEMS and hero[GOLD, h] >= r.ITEM_COST[items]:
+    if items == r.ITEMS or hero[GOLD, h] < r.ITEM_COST[items]:
+        return False
+    if share < 70 or hero[GOLD, h] >= 2 * r.ITEM_COST[items]:
         return not enemy_near(w, m, h, side, 12 * r.U) and building_to_hit(w, m, h, side) < 0
     return False
 

@@ -45,6 +45,7 @@ from cerulea.games.rift.world import (
 
 TOGETHER = 150 * r.S  # from then on a team goes together
 HOLDER = 1  # with five heroes, four go together and this one holds a lane
+JOIN = 45 * r.U  # who is further away keeps its lane, unless two more of ours are alive than of theirs
 FIGHT = 12 * r.U  # who is so near takes part in a fight
 TEARS = 150  # about the damage that a team does to a building in a second
 LAST_SHARE = 12  # per cent of health at which one leaves any fight
@@ -60,7 +61,7 @@ def use_abilities(w, m, h, side, target):
     kind = hero[KIND, h]
     d2 = distance2(unit, h, target)
     if kind == r.BULWARK:
-        if d2 <= 4 * r.U * 4 * r.U:
+        if d2 <= r.Q_RANGE[r.BULWARK] * r.Q_RANGE[r.BULWARK]:
             a = ability(w, m, h, 0, h)
             if a >= 0:
                 return a
@@ -240,6 +241,9 @@ def team_action(w, m, h, side, lane):
     if not found:
         x, y = rally(w, m, side, goal)
     dx, dy = x - mirrored(unit[X, h], side), y - mirrored(unit[Y, h], side)
-    if dx * dx + dy * dy > 9 * r.U * 9 * r.U:
+    d2 = dx * dx + dy * dy
+    if match[LANE_MASK] == 7 and d2 > JOIN * JOIN and _lead(w, m, side) < 2:
+        return laner_action(w, m, h, side, lane)
+    if d2 > 9 * r.U * 9 * r.U:
         return go_to(w, m, h, side, x - 2 * r.U, y - 2 * r.U, r.U)
     return laner_action(w, m, h, side, goal)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-VERSION = "3"
+VERSION = "4"
 
 U, H, S, G = 64, 16, 5, 100
 TICKS = 2  # of one decision
@@ -67,14 +67,14 @@ ANCIENT0, BOSS = 70, 72
 UNITS = 73
 
 # health, + for each level, mana, damage, + for each level (tenths), range, period, speed a tick
-HERO_HP = np.array([900, 640, 560, 600, 560], np.int32) * np.int32(H)
-HERO_HP_LEVEL = np.array([95, 65, 55, 60, 55], np.int32) * np.int32(H)
+HERO_HP = np.array([1020, 700, 550, 650, 560], np.int32) * np.int32(H)
+HERO_HP_LEVEL = np.array([110, 74, 52, 66, 52], np.int32) * np.int32(H)
 HERO_MANA = np.array([300, 320, 480, 460, 300], np.int32) * np.int32(H)
-HERO_DAMAGE = np.array([52, 58, 44, 42, 50], np.int32) * np.int32(H)
-HERO_DAMAGE_LEVEL = np.array([4, 5, 3, 3, 6], np.int32) * np.int32(H)
+HERO_DAMAGE = np.array([78, 64, 41, 52, 46], np.int32) * np.int32(H)
+HERO_DAMAGE_LEVEL = np.array([9, 6, 3, 5, 4], np.int32) * np.int32(H)
 HERO_RANGE = np.array([115, 115, 384, 352, 448], np.int32)
 HERO_PERIOD = np.array([6, 5, 7, 7, 6], np.int32)  # ticks; the last is 5.5 rounded up
-HERO_SPEED = np.array([37, 42, 38, 38, 39], np.int32)
+HERO_SPEED = np.array([41, 42, 37, 38, 38], np.int32)
 LEVEL_XP = np.array([0, 120, 280, 480, 720, 1000, 1320, 1680, 2080, 2520], np.int32)
 LEVELS = 10
 RESPAWN, RESPAWN_LEVEL = 5 * S, 4 * S
@@ -138,21 +138,21 @@ Q_MANA = np.array([90, 90, 110, 100, 80], np.int32) * np.int32(H)
 W_MANA = np.array([80, 100, 90, 110, 60], np.int32) * np.int32(H)
 Q_WAIT = np.array([12, 10, 7, 8, 8], np.int32) * np.int32(S)
 W_WAIT = np.array([16, 14, 12, 14, 10], np.int32) * np.int32(S)
-Q_RANGE = np.array([4, 8, 8, 7, 7], np.int32) * np.int32(U)
+Q_RANGE = np.array([5, 8, 8, 7, 7], np.int32) * np.int32(U)
 W_RANGE = np.array([0, 160, 448, 384, 0], np.int32)
 Q_SELF = np.array([1, 0, 0, 0, 1], np.uint8)  # cast on oneself: slot 0
 W_SELF = np.array([1, 0, 0, 0, 1], np.uint8)
-Q_POWER = np.array([0, 90, 110, 130, 70], np.int32) * np.int32(H)
-Q_POWER_LEVEL = np.array([0, 20, 25, 28, 14], np.int32) * np.int32(H)
+Q_POWER = np.array([0, 95, 76, 120, 55], np.int32) * np.int32(H)
+Q_POWER_LEVEL = np.array([0, 22, 13, 30, 10], np.int32) * np.int32(H)
 W_POWER = np.array([0, 60, 60, 50, 0], np.int32) * np.int32(H)
 W_POWER_LEVEL = np.array([0, 15, 0, 10, 0], np.int32) * np.int32(H)
-TAUNT_TICKS = 8
+TAUNT_TICKS = 10
 BASTION_TICKS, BASTION_CUT = 4 * S, 50  # per cent less damage
-EXECUTE = 35  # per cent of missing health
-SPLASH = 160
+EXECUTE = 45  # per cent of missing health
+SPLASH = 128
 ROOT_TICKS = 8
 STUN_TICKS = 6
-VOLLEY = 4  # targets
+VOLLEY = 3  # targets
 TUMBLE = 5 * U
 BLINK_GAP = U  # a blink ends so far from its target
 
