@@ -65,6 +65,24 @@ def burst(port: int, requests: Sequence[bytes]) -> tuple[list[Reply], float]:
     return replies, took
 
 
+class Line:
+    """One line that stays open: requests after one another, each timed until its whole answer is here."""
+
+    def __init__(self, port: int) -> None:
+        self._line = _line(port)
+
+    def ask(self, data: bytes) -> tuple[int, float]:
+        """Status, and seconds from the first byte sent to the last one received."""
+        began = perf_counter()
+        self._line.sendall(data)
+        status, _ = _answer(self._line)
+        return status, perf_counter() - began
+
+    def close(self) -> None:
+        """Hang up."""
+        self._line.close()
+
+
 def _line(port: int) -> socket.socket:
     """An open line that the server has accepted: it has answered on it."""
     line = socket.create_connection(("127.0.0.1", port))
