@@ -105,7 +105,7 @@ def answers(w, m, h, side, t, u):
 
 @njit(cache=True, nogil=True)
 def called(w, m, h, side, places):
-    """The invader of our ancient, or of a tower among the first `places` that can be hurt, whom h goes to meet; or -1."""
+    """The invader of our ancient, or of a tower among the first `places`, whom h goes to meet; or -1."""
     unit = w.unit[m]
     for k in range(places):
         # The ancient, inner towers whose outer one fell, outer ones that are not too far.

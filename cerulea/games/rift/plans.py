@@ -73,9 +73,6 @@ def use_abilities(w, m, h, side, target):
             a = ability(w, m, h, 1, target)
             if a >= 0:
                 return a
-        # Alone among several it blinks at whom it can kill.
-        if w.match[m, PER_SIDE] > 1 and 100 * unit[HP, target] >= 70 * unit[MAX_HP, target] and d2 > 3 * r.U * 3 * r.U:
-            return -1
         return ability(w, m, h, 0, target)
     if kind == r.MAGUS:
         a = ability(w, m, h, 0, target)
