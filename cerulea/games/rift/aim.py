@@ -275,19 +275,6 @@ def prey(w, m, h, side, far):
 
 
 @njit(cache=True, nogil=True)
-def nearest_hero(w, m, h, side, far):
-    """The nearest enemy hero that is seen so near; -1 where none is."""
-    unit = w.unit[m]
-    best, best_d = -1, far * far + 1
-    for e in range(5 * (1 - side), 5 * (1 - side) + w.match[m, PER_SIDE]):
-        if unit[ALIVE, e] and w.seen[m, side, e]:
-            d = distance2(unit, h, e)
-            if d < best_d:
-                best, best_d = e, d
-    return best
-
-
-@njit(cache=True, nogil=True)
 def can_finish(w, m, side, far):
     """Whether those of ours who are so near the enemy's ancient would outlive it, wave or none."""
     unit, tick = w.unit[m], w.match[m, TICK]

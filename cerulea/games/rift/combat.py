@@ -20,6 +20,7 @@ from cerulea.games.rift.world import (
     DAMAGE,
     HP,
     KIND,
+    LANE_MASK,
     LEVEL,
     M_BUILDING_DAMAGE,
     M_CASTS,
@@ -97,6 +98,8 @@ def deal(w, m, a, b, amount):
     if b >= r.TOWER0 and b != r.BOSS:
         if work[W_CREEP_NEAR, b] == 0:
             amount = amount * r.ALONE // 100
+        if b >= r.ANCIENT0 and 10 <= a < r.TOWER0 and match[LANE_MASK] == 7:
+            amount = amount * r.ANCIENT_CREEPS // 100
         amount = worn(amount, tick)
         if a < r.TOWER0 and match[BUFF_A + side_of(a)] > tick:
             amount = amount * (100 + r.BOSS_BONUS) // 100

@@ -21,7 +21,6 @@ from cerulea.games.rift.aim import (
     invader,
     last_hit,
     nearest_enemy,
-    nearest_hero,
     odds,
     own_front,
     prey,
@@ -134,7 +133,7 @@ def defends(w, m, h, side, lane, far):
 
 @njit(cache=True, nogil=True)
 def laner_action(w, m, h, side, lane, plan):
-    """Live, take last hits, hurt what can be hurt safely. With a plan: the weakest enemy first, and answer calls."""
+    """Live, take last hits, hurt what can be hurt safely. With a plan: answer calls to other lanes."""
     unit = w.unit[m]
     if goes_home(w, m, h, side):
         return home_action(w, m, h, side)
@@ -142,7 +141,7 @@ def laner_action(w, m, h, side, lane, plan):
         return back_off(w, m, h, side)
     ours, theirs = odds(w, m, side, h, 10 * r.U)
     far = unit[RANGE, h] + 2 * r.U
-    target = prey(w, m, h, side, far) if plan else nearest_hero(w, m, h, side, far)
+    target = prey(w, m, h, side, far)
     under = covering(w, m, 1 - side, h, r.BUILDING_RANGE) >= 0
     b = building_to_hit(w, m, h, side)
     if b >= 0 and ours * 10 >= theirs * 9:

@@ -67,7 +67,7 @@ ANCIENT0, BOSS = 70, 72
 UNITS = 73
 
 # health, + for each level, mana, damage, + for each level (tenths), range, period, speed a tick
-HERO_HP = np.array([1080, 720, 550, 650, 560], np.int32) * np.int32(H)
+HERO_HP = np.array([1080, 820, 550, 650, 560], np.int32) * np.int32(H)
 HERO_HP_LEVEL = np.array([110, 74, 52, 66, 52], np.int32) * np.int32(H)
 HERO_MANA = np.array([300, 320, 480, 460, 300], np.int32) * np.int32(H)
 HERO_DAMAGE = np.array([80, 62, 41, 52, 46], np.int32) * np.int32(H)
@@ -102,12 +102,14 @@ CREEP_GROWTH = 4  # per cent a minute
 CREEP_SEES = 7 * U  # how far it looks for something to hit
 WAVE_FIRST, WAVE_EVERY = 2 * S, 20 * S
 SIEGE_WAVES = 3  # each third wave has a siege creep
-BREACH = 50  # in one lane, per cent that a side's creeps are stronger for each tower of the enemy's that fell
+BREACH = 25  # in one lane, per cent that a side's creeps are stronger for each tower of the enemy's that fell
 
 TOWER_HP = np.array([1600, 2000], np.int32) * np.int32(H)
-ONE_LANE = 33  # per cent of buildings' health where all heroes meet in one lane
+ONE_LANE = 33  # per cent of towers' health where all heroes meet in one lane
 TOWER_DAMAGE = np.array([110, 140], np.int32) * np.int32(H)
-ANCIENT_HP, ANCIENT_DAMAGE = 3500 * H, 160 * H
+ANCIENT_HP = np.array([1160, 5500], np.int32) * np.int32(H)  # in one lane, in three
+ANCIENT_DAMAGE = 160 * H
+ANCIENT_CREEPS = 25  # in three lanes, per cent that creeps' blows at an ancient come to: heroes must finish
 BUILDING_RANGE = 480
 BUILDING_PERIOD = S
 BUILDING_RADIUS = U  # one stands this far from its middle

@@ -233,7 +233,7 @@ def begin(w, m, seed, kinds_A, kinds_B, lane_mask):
                     x, y = mirrored(x * r.U, side), mirrored(y * r.U, side)
                     place_building(unit, t, x, y, r.TOWER_HP[tier] * strong // 100, r.TOWER_DAMAGE[tier])
         at = mirrored(r.ANCIENT, side)
-        place_building(unit, r.ANCIENT0 + side, at, at, r.ANCIENT_HP * strong // 100, r.ANCIENT_DAMAGE)
+        place_building(unit, r.ANCIENT0 + side, at, at, r.ANCIENT_HP[int(lane_mask == 7)], r.ANCIENT_DAMAGE)
 
 
 @njit(cache=True, nogil=True)
