@@ -27,7 +27,7 @@ from cerulea.train.play_recipe import LearnKeys, PlayRecipe
 from cerulea.train.rollout import Player
 
 POOL, MATCHES = "pool.safetensors", "matches-{rank}.safetensors"
-HALVES = "number of halves"  # of a process's matches, in a checkpoint's binding
+PROCESSES, HALVES = "number of processes", "number of halves"  # of a process's matches; in a checkpoint's binding
 FloatArray = NDArray[np.float64]
 
 
@@ -103,7 +103,7 @@ def binding_of(recipe: PlayRecipe, game: Game, ranks: int, halves: int) -> dict[
         "model": values["model"],
         "train keys": lasting,
         "opponents": values["opponents"],
-        "number of processes": ranks,
+        PROCESSES: ranks,
         HALVES: halves,
     }
 
