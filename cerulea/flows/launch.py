@@ -27,14 +27,15 @@ from cerulea.train.play_recipe import PlayRecipe
 from cerulea.train.recipe import Recipe
 
 AUTO = "auto"
+SHARED_STEPS = 2048  # matches x rollout: of a smaller update, two processes spend most on meeting each other
 
 
 def processes_of(settings: Settings, recipe: Recipe, wanted: str, *, resume: bool) -> int:
     """How many processes a run on this machine takes, by what its command line says.
 
-    With `auto` a text takes one. Self-play takes as many as the run began with; a new run takes two processes of one
-    half of the cores each, where there are two cores or more and no GPU, and nothing says how many threads to use: no
-    game was slower so than in one process (docs/benchmarks, `benchmarks/selfplay.py`).
+    With `auto` a text takes one. Self-play takes as many as the run began with; a new one takes two, with half of the
+    cores each, where there are two cores or more and no GPU, updates are not small, and nothing says how many threads
+    to use. A fair trial would take longer than it saves: `benchmarks/selfplay.py` decided (docs/benchmarks).
 
     Raises:
         Invalid: neither `auto` nor a number.
@@ -54,8 +55,9 @@ def processes_of(settings: Settings, recipe: Recipe, wanted: str, *, resume: boo
                 return int(read_json(folder / "state.json")["binding"][PROCESSES])
     beside_gpu = settings.device != "cpu" and torch.cuda.is_available()
     threads_told = settings.threads or "OMP_NUM_THREADS" in os.environ
-    shared = usable_cores() >= 2 and recipe.game.matches % 2 == 0 and not threads_told and not beside_gpu
-    return 2 if shared else 1
+    free = usable_cores() >= 2 and not threads_told and not beside_gpu
+    matches = recipe.game.matches
+    return 2 if free and matches % 2 == 0 and matches * recipe.train.rollout >= SHARED_STEPS else 1
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from cerulea.core.errors import Invalid
 from cerulea.core.settings import Settings
 from cerulea.flows import launch
 from cerulea.flows.launch import processes_of
-from cerulea.train.recipe import read_recipe
+from cerulea.train.play_recipe import PlayRecipe
+from cerulea.train.recipe import Recipe, read_recipe
 from tests.toy_games import play_recipe, write_recipe
 
 from ..conftest import Cerulea
@@ -27,16 +28,20 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def auto(recipe: Any = None, **settings: Any) -> int:
-    return processes_of(Settings(home=Path("none"), **settings), recipe or play_recipe(), "auto", resume=False)
+def with_matches(matches: int) -> PlayRecipe:
+    recipe = play_recipe(rollout=32)
+    return dataclasses.replace(recipe, game=dataclasses.replace(recipe.game, matches=matches))
+
+
+def auto(recipe: Recipe | None = None, **settings: Any) -> int:
+    home = Settings(home=Path("none"), **settings)
+    return processes_of(home, recipe or with_matches(64), "auto", resume=False)
 
 
 @pytest.mark.usefixtures("two_cores")
 def test_self_play_takes_two_processes_where_two_cores_are_free(monkeypatch: pytest.MonkeyPatch, tiny_recipe: Path):
-    recipe = play_recipe()
-    odd = dataclasses.replace(recipe, game=dataclasses.replace(recipe.game, matches=7))
-
-    assert (auto(), auto(odd), auto(read_recipe(tiny_recipe)), auto(threads=2)) == (2, 1, 1, 1)
+    assert (auto(), auto(with_matches(65)), auto(with_matches(62))) == (2, 1, 1)
+    assert (auto(read_recipe(tiny_recipe)), auto(threads=2)) == (1, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert (auto(), auto(device="cpu")) == (1, 2)
     monkeypatch.setattr(launch, "usable_cores", lambda: 1)
