@@ -91,7 +91,8 @@ class Rollout:
         self.last = np.zeros((m, p), np.float32)
         if pinned:
             for name, array in vars(self).items():
-                setattr(self, name, torch.from_numpy(array).pin_memory().numpy())
+                if array.size:
+                    setattr(self, name, torch.from_numpy(array).pin_memory().numpy())
         self.steps = t
 
     def part(self, where: slice) -> Rollout:
