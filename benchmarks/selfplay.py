@@ -48,7 +48,7 @@ def one(game_name: str, matches: int, updates: int, minibatch: int, threads: int
     )
     game = make_game(game_name, matches // team.ranks)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(recipe, game, Path(folder), team, time.monotonic(), 0)
+        run = Run(recipe, [game], Path(folder), team, time.monotonic(), 0)
         run.start(False, None, print, None, {})
         parts = {"simulate": 0.0, "infer": 0.0, "learn": 0.0}
         number, start_s, timed = 0, 0.0, 0.0
@@ -61,8 +61,8 @@ def one(game_name: str, matches: int, updates: int, minibatch: int, threads: int
             if number == WARM:
                 timed = time.perf_counter()
             elif number > WARM:
-                parts["simulate"] += run.player.simulate_s
-                parts["infer"] += run.player.infer_s
+                parts["simulate"] += run.players[0].simulate_s
+                parts["infer"] += run.players[0].infer_s
                 parts["learn"] += run.learn_s
             if number == WARM + updates:
                 break

@@ -96,23 +96,26 @@ def train(
     name: Annotated[str | None, Option(help="The model's name instead of the recipe's.")] = None,
     fund: Annotated[str | None, Option(help="The fund that pays; the one of this home by default.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with the newest unfinished run of this name.")] = False,
-    processes: Annotated[int, Option(help="Processes that train together on this machine.")] = 1,
+    processes: Annotated[
+        str, Option(metavar="N", help="Processes that train together on this machine; `auto` is 1, or 2 for self-play.")
+    ] = "auto",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Train a model from a recipe."""
     from cerulea.cli.view import view_of
-    from cerulea.flows.launch import together
+    from cerulea.flows.launch import processes_of, together
     from cerulea.train.recipe import read_recipe
 
     settings = settings_of(context, home)
     changes = [*(set_ or []), *([f'name="{name}"'] if name else [])]
     plan = read_recipe(recipe, changes=changes, data=data)
-    with together(processes) as leads, view_of(plan.kind, as_json=as_json, quiet=not leads) as view:
+    count = processes_of(settings, plan, processes, resume=resume)
+    with together(count) as leads, view_of(plan.kind, as_json=as_json, quiet=not leads) as view:
         from cerulea.flows.here import train_here
 
         for event in train_here(
-            settings, plan, fund=fund, resume=resume, processes=processes, began=BEGAN, report=view.report
+            settings, plan, fund=fund, resume=resume, processes=count, began=BEGAN, report=view.report
         ):
             view.handle(event)
 

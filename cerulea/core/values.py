@@ -66,7 +66,7 @@ class PlayProgress:
     gradient_norm: float  # before clipping
     agent_steps_per_s: float  # of this update
     match_years_per_day: float  # game time simulated at this speed; 0 where a game has no time of its own
-    staleness: float  # mean versions between the policy that acted and the one that is trained
+    staleness: float  # mean versions between the policy that acted and the one that is trained: 0, they take turns
     reuse: float  # times a decision was trained on, over decisions made
     episode_return: float  # mean of finished matches of learning players, as the game pays
     episode_steps: float  # mean length of finished matches

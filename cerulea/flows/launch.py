@@ -1,4 +1,4 @@
-"""Start the other processes of a run on this machine, as torchrun would.
+"""Start the other processes of a run on this machine, as torchrun would; how many there are where nobody says.
 
 Kept:    rank 0 is the process that the person started; the others end with it, whatever ends it.
 """
@@ -18,7 +18,46 @@ import torch
 from cerulea.compute.launcher import give
 from cerulea.core.cores import usable_cores
 from cerulea.core.errors import Invalid
+from cerulea.core.files import read_json
 from cerulea.core.parent import PARENT
+from cerulea.core.settings import Settings
+from cerulea.flows.runs import unfinished_run
+from cerulea.train.checkpoint import checkpoint_folders
+from cerulea.train.play_recipe import PlayRecipe
+from cerulea.train.recipe import Recipe
+
+AUTO = "auto"
+SHARED_STEPS = 2048  # matches x rollout: of a smaller update, two processes spend most on meeting each other
+
+
+def processes_of(settings: Settings, recipe: Recipe, wanted: str, *, resume: bool) -> int:
+    """How many processes a run on this machine takes, by what its command line says.
+
+    With `auto` a text takes one. Self-play takes as many as the run began with; a new one takes two, with half of the
+    cores each, where there are two cores or more and no GPU, updates are not small, and nothing says how many threads
+    to use. A fair trial would take longer than it saves: `benchmarks/selfplay.py` decided (docs/benchmarks).
+
+    Raises:
+        Invalid: neither `auto` nor a number.
+        NotFound, Conflict: there is nothing to resume.
+    """
+    if wanted != AUTO:
+        if not (wanted.isascii() and wanted.isdigit() and int(wanted)):
+            raise Invalid(f"--processes is {wanted}.", fix=f"Use 1 or more, or {AUTO}.")
+        return int(wanted)
+    if not isinstance(recipe, PlayRecipe) or "WORLD_SIZE" in os.environ:
+        return 1
+    if resume:
+        from cerulea.train.play_state import PROCESSES  # it loads games' compiler, which texts do not need
+
+        for folder in reversed(checkpoint_folders(unfinished_run(settings, recipe) / "checkpoints")):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged one; all of a run have the same number
+                return int(read_json(folder / "state.json")["binding"][PROCESSES])
+    beside_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    threads_told = settings.threads or "OMP_NUM_THREADS" in os.environ
+    free = usable_cores() >= 2 and not threads_told and not beside_gpu
+    matches = recipe.game.matches
+    return 2 if free and matches % 2 == 0 and matches * recipe.train.rollout >= SHARED_STEPS else 1
 
 
 @contextlib.contextmanager

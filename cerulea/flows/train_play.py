@@ -21,7 +21,6 @@ from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, PlayProgress, Usage
 from cerulea.flows.arena import ANCHOR, results_of
 from cerulea.flows.story import Outcome, Seen
-from cerulea.flows.train_text import as_it_began
 from cerulea.games.catalog import make_game
 from cerulea.games.game import Game, observation_buffers, tick_buffers
 from cerulea.games.match import RANDOM
@@ -32,6 +31,7 @@ from cerulea.train.agent import AGENT, is_agent, load_agent, shape_for
 from cerulea.train.judge import judge
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
+from cerulea.train.play_state import HALVES
 from cerulea.train.selfplay import self_play
 
 SEEN_S = 0.5  # between looks at the match that is being played
@@ -47,7 +47,9 @@ class PlayStory:
     def __init__(self, settings: Settings, recipe: PlayRecipe) -> None:
         self.settings, self.recipe = settings, recipe
         self.game: Game
+        self.second: Game | None = None
         self.team: Team
+        self.device = torch.device("cpu")
         self.memory_bytes = 0
 
     def make(self, matches: int) -> Game:
@@ -68,30 +70,37 @@ class PlayStory:
         game.step(action, tick)
 
     def begin(self, machine: Machine, device: torch.device, team: Team, checkpoint: Checkpoint | None) -> Execution:
-        """The part of the matches that this process plays, on the CPU, in float32.
+        """The part of the matches that this process plays, in float32; beside a GPU in two halves, as the run began.
 
         Raises:
             RecipeInvalid: the matches cannot be shared between the processes.
         """
-        self.team, self.memory_bytes = team, machine.memory_bytes
+        self.team, self.device, self.memory_bytes = team, device, machine.memory_bytes
         matches = self.recipe.game.matches
         if matches % team.ranks:
             raise RecipeInvalid(
                 f"{matches:,} matches cannot be shared by {team.ranks} processes.",
                 fix=f"Use a multiple: --set game.matches={matches // team.ranks * team.ranks or team.ranks}",
             )
-        self.game = self.make(matches // team.ranks)
-        then = read_json(checkpoint.folder / "state.json").get("execution") if checkpoint else None
-        if then:
-            return as_it_began(then, machine)
+        halves = team.leaders(self._halves(matches // team.ranks, checkpoint))
+        self.game = self.make(matches // team.ranks // halves)
+        self.second = self.make(self.game.matches) if halves == 2 else None
         return Execution(
-            device="cpu",
+            device=machine.device,
             precision="fp32",
             compile=False,
             threads=machine.threads,
-            peak_flops=machine.peak_flops("fp32") if machine.device == "cpu" else 0.0,
+            peak_flops=machine.peak_flops("fp32"),
             why="agents are small",
         )
+
+    def _halves(self, matches: int, checkpoint: Checkpoint | None) -> int:
+        """In how many games this process's matches are held: two beside a GPU, which decides in one meanwhile."""
+        if checkpoint is not None:
+            return int(read_json(checkpoint.folder / "state.json")["binding"].get(HALVES, 1))
+        # A game with threads of its own uses the cores by itself, and not all of Numba's ways bear two at once.
+        alone = matches % 2 or self.recipe.game.options.get("threads", 1) != 1
+        return 1 if self.device.type == "cpu" or alone else 2
 
     @property
     def parameters(self) -> int:
@@ -143,6 +152,8 @@ class PlayStory:
             self.recipe,
             self.game,
             folder,
+            second=self.second,
+            device=self.device,
             resume=resume,
             verified=verified,
             team=self.team,

@@ -108,6 +108,11 @@ class Policy(nn.Module):
             with torch.no_grad():  # gates in the order input, forget, new, output; to remember is the default
                 self.core_in.bias[self.shape.memory : 2 * self.shape.memory] = 1.0
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.mix.weight.device
+
     # -- seeing ------------------------------------------------------------------------------------
 
     def _see(self, vector: Tensor, units: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -65,8 +65,7 @@ class Decision:
 
 def takes(policy: Policy) -> bool:
     """Whether this way of computing is for such a policy where it lies."""
-    weight = policy.mix.weight
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
+    return policy.device.type == "cpu" and policy.mix.weight.dtype == torch.float32
 
 
 def parts_of(units: Tensor, shape: PolicyShape) -> list[Tensor]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,7 +28,7 @@ from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
 from cerulea.train.play_state import PlayState
 from cerulea.train.rated import noted, taken_in, without
-from cerulea.train.rollout import Player, Result
+from cerulea.train.rollout import Result, Rollout, Sides
 
 EXPLOITERS_LESS = 4  # exploiters are taken into the pool so many times less often than the main net
 
@@ -35,13 +36,16 @@ EXPLOITERS_LESS = 4  # exploiters are taken into the pool so many times less oft
 class League:
     """One net that learns, or three, and the pool of what they have been."""
 
-    def __init__(self, recipe: PlayRecipe, game: Game, shape: PolicyShape, team: Team, state: PlayState) -> None:
+    def __init__(
+        self, recipe: PlayRecipe, game: Game, shape: PolicyShape, team: Team, state: PlayState, device: torch.device
+    ) -> None:
         self.recipe, self.game, self.shape, self.team, self.state = recipe, game, shape, team, state
+        self.device = device
         self.bots = bots_of(recipe, game)
         self.alone = max(game.teams) == 0
-        self.nets = [Policy(shape)]
+        self.nets = [Policy(shape).to(device)]
         if recipe.opponents.mode == "league" and not self.alone:
-            self.nets += [Policy(shape), Policy(shape)]
+            self.nets += [Policy(shape).to(device), Policy(shape).to(device)]
             self.begin_with(self.nets[MAIN].state_dict())
         self.learners = [Learner(net, recipe.train, team) for net in self.nets]
         self.pool = Pool(mode=recipe.opponents.mode)
@@ -56,7 +60,10 @@ class League:
     # -- against whom ------------------------------------------------------------------------------
 
     def choose(self, number: int, seed: int, fraction: float) -> Opponent:
-        """Whom match `number` is played against, when so much of the run is done."""
+        """Whom match `number` is played against, when so much of the run was done as the rollout began.
+
+        A function of its arguments between two updates: several Players may ask at the same time, in any order.
+        """
         o = self.recipe.opponents
         shares = (o.own, o.past, o.bots)
         if not o.always_bots:
@@ -68,23 +75,24 @@ class League:
             return Opponent(BOT, self.game.bots.index(self.bots[chosen.member]), chosen.side)
         return chosen
 
-    def past(self, member: int) -> Policy:
-        """The net of a past self."""
-        if member not in self._past:
-            net = Policy(self.shape)
-            net.load_state_dict(self.weights[member])
-            self._past[member] = net.eval()
-        return self._past[member]
+    def past(self, opponents: list[Opponent]) -> Mapping[int, Policy]:
+        """Nets of the past selves that a rollout may need: of matches in flight, and of those that begin meanwhile."""
+        for member in sorted({*self.pool.active, *(each.member for each in opponents if each.kind == PAST)}):
+            if member not in self._past:
+                net = Policy(self.shape).to(self.device)
+                net.load_state_dict(self.weights[member])
+                self._past[member] = net.eval()
+        return self._past
 
     # -- what is learned ---------------------------------------------------------------------------
 
-    def learn(self, player: Player, advantage: NDArray[np.float32], fraction: float) -> dict[str, float]:
+    def learn(self, r: Rollout, sides: Sides, advantage: NDArray[np.float32], fraction: float) -> dict[str, float]:
         """Train each net on what it decided; told is what came of the main one."""
-        r, told = player.rollout, {}
+        told = {}
         for number, learner in enumerate(self.learners):
             if learner.summed(float((r.learns & (r.owner == number)).any()))[0]:
                 told[number] = learner.learn(
-                    r, player.sides, advantage, step=self.state.step, fraction=fraction, number=number
+                    r, sides, advantage, step=self.state.step, fraction=fraction, number=number
                 )
         return told.get(MAIN) or dict.fromkeys(TOLD, 0.0)
 

@@ -90,7 +90,7 @@ class Learner:
         """Sums over all processes."""
         if self.team.ranks == 1:
             return list(values)
-        return [float(v) for v in self.team.sum(torch.tensor(values, dtype=torch.float64))]
+        return self.team.sum(torch.tensor(values, dtype=torch.float64, device=self.policy.device)).tolist()
 
     def total(self, value: float) -> float:
         """One sum over all processes."""
@@ -98,10 +98,10 @@ class Learner:
 
     def largest(self, *values: float) -> list[float]:
         """The largest of all processes."""
-        tensor = torch.tensor(values, dtype=torch.float64)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.policy.device)
         if self.team.ranks > 1:
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return [float(v) for v in tensor]
+        return tensor.tolist()
 
     def moments(self) -> dict[str, Tensor]:
         """The optimizer's state by the names of weights."""
@@ -124,7 +124,7 @@ class Learner:
         """Gradients of the mean over the decisions of all processes; this one's is a mean over `count` of its own."""
         weights = list(self.policy.parameters())
         parts = [(torch.zeros_like(w) if w.grad is None else w.grad).flatten() for w in weights]
-        flat = torch.cat([*parts, torch.ones(1)]).mul_(count)
+        flat = torch.cat([*parts, torch.ones(1, device=self.policy.device)]).mul_(count)
         self.team.sum(flat)
         flat /= flat[-1].clamp_min(1.0)
         for weight, part in zip(weights, flat[:-1].split([w.numel() for w in weights]), strict=True):
@@ -134,7 +134,7 @@ class Learner:
         self, r: Rollout, sides: Sides, advantage: FloatArray, *, step: int, fraction: float, number: int = 0
     ) -> dict[str, float]:
         """One pass, or more, over what net `number` decided in the rollout, in minibatches of whole sides."""
-        keys = self.keys
+        keys, device = self.keys, self.policy.device
         weight = r.learns & (r.owner == number)
         returns = advantage + r.value
         chosen = advantage[weight]
@@ -151,22 +151,23 @@ class Learner:
         columns_all = len(r.last) * sides.sides
 
         def grouped(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).reshape(len(array), columns_all, sides.players, *array.shape[3:])
+            there = torch.from_numpy(array).to(device, non_blocking=True)
+            return there.reshape(len(array), columns_all, sides.players, *array.shape[3:])
 
         parts = [r.vector, r.critic, r.fresh, r.mask, r.units]
         seen = [grouped(part[:-1]) for part in parts]
         numbers = [grouped(part) for part in (r.action, r.log_p, advantage, returns, weight)]
-        state = torch.from_numpy(r.state).reshape(columns_all, sides.players, r.state.shape[-1])
+        state = grouped(r.state[None])[0]
         columns = np.flatnonzero(weight.reshape(r.steps, columns_all, sides.players).any((0, 2)))
         size = max(1, keys.minibatch // self.team.ranks // (r.steps * sides.players))
         pieces = max(1, round(len(columns) / size))
         (pieces_f,) = self.largest(float(pieces))
         pieces = int(pieces_f)
-        sums = np.zeros(7)
+        told_of: list[Tensor] = []  # fetched at last: until then a GPU need not be waited for
         for epoch in range(keys.epochs):
             draw = np.random.Generator(np.random.Philox(key=mixed(keys.seed, step, epoch, self.team.rank)))
             for piece in np.array_split(draw.permutation(columns), pieces):
-                at = torch.from_numpy(piece)
+                at = torch.from_numpy(piece).to(device)
                 vector, critic, fresh, mask = (part[:, at] for part in seen[:4])
                 rows = mask, *(part[:, at] for part in numbers)
                 if self.fast:
@@ -211,7 +212,10 @@ class Learner:
                     losses.divergence,
                     losses.clipped,
                 )
-                sums += [float(each.detach()) for each in (*each_loss, norm)]
+                told_of.append(torch.stack([each.detach().double() for each in (*each_loss, norm)]))
+        sums = np.zeros(7)
+        for each_told in told_of:
+            sums += each_told.cpu().numpy()
         sums /= keys.epochs * pieces
         spread = returns[weight].var() if len(chosen) else 0.0
         explained = 1 - (returns - r.value)[weight].var() / spread if spread > 0 else 0.0

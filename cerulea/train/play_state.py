@@ -27,6 +27,7 @@ from cerulea.train.play_recipe import LearnKeys, PlayRecipe
 from cerulea.train.rollout import Player
 
 POOL, MATCHES = "pool.safetensors", "matches-{rank}.safetensors"
+PROCESSES, HALVES = "number of processes", "number of halves"  # of a process's matches; in a checkpoint's binding
 FloatArray = NDArray[np.float64]
 
 
@@ -58,7 +59,7 @@ class AgentSnapshot:
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     pool: dict[str, Tensor]
-    matches: list[dict[str, Tensor]]  # of each process: matches in flight
+    matches: list[dict[str, Tensor]]  # of each Player of all processes: matches in flight
     state: dict[str, Any]
     card: ModelCard
 
@@ -92,7 +93,7 @@ def limit_reached(keys: LearnKeys, state: PlayState) -> str:
     return "agent_steps" if keys.agent_steps and state.agent_steps >= keys.agent_steps else "minutes"
 
 
-def binding_of(recipe: PlayRecipe, game: Game, ranks: int) -> dict[str, Any]:
+def binding_of(recipe: PlayRecipe, game: Game, ranks: int, halves: int) -> dict[str, Any]:
     """What a resumed run must have in common with the one that it goes on with."""
     values = recipe.as_json()
     lasting = {k: v for k, v in values["train"].items() if k not in ("steps", "agent_steps", "minutes")}
@@ -102,7 +103,8 @@ def binding_of(recipe: PlayRecipe, game: Game, ranks: int) -> dict[str, Any]:
         "model": values["model"],
         "train keys": lasting,
         "opponents": values["opponents"],
-        "number of processes": ranks,
+        PROCESSES: ranks,
+        HALVES: halves,
     }
 
 
@@ -124,8 +126,8 @@ def card_of(game: Game, policy: Policy, state: PlayState, pool: Pool) -> ModelCa
     )
 
 
-def matches_of(player: Player, game: Game, running_MP: FloatArray) -> dict[str, Tensor]:
-    """The matches in flight of one process, as tensors that safetensors keeps."""
+def matches_of(player: Player, running_MP: FloatArray) -> dict[str, Tensor]:
+    """The matches in flight of one Player, as tensors that safetensors keeps."""
     opponents = np.array([(KINDS.index(o.kind), o.member, o.side, o.learner) for o in player.opponents], np.int64)
     arrays: dict[str, NDArray[Any]] = {
         "opponents": opponents,
@@ -134,22 +136,22 @@ def matches_of(player: Player, game: Game, running_MP: FloatArray) -> dict[str, 
         "fresh": player.fresh_M.view(np.uint8),
         "begun": np.array([player.begun]),
         "running": running_MP,
-        **{f"game.{name}": array for name, array in game.state().items()},
+        **{f"game.{name}": array for name, array in player.game.state().items()},
     }
     tensors = {name: torch.from_numpy(_plain(array).copy()) for name, array in arrays.items()}
-    return {**tensors, "state": player.state.clone()}
+    return {**tensors, "state": player.state.to("cpu", copy=True)}
 
 
-def load_matches(path: Path, player: Player, game: Game, running_MP: FloatArray) -> None:
+def load_matches(path: Path, player: Player, running_MP: FloatArray) -> None:
     """Take matches up again where `matches_of` left them."""
-    tensors = load_file(path)
+    tensors, game = load_file(path), player.game
     player.opponents = [Opponent(KINDS[k], m, s, n) for k, m, s, n in tensors["opponents"].tolist()]
     player.seat()
     player.length_M[:] = tensors["length"].numpy()
     player.paid_MP[:] = tensors["paid"].numpy()
     player.fresh_M[:] = tensors["fresh"].numpy().view(np.bool_)
     player.begun = int(tensors["begun"])
-    player.state = tensors["state"].clone()
+    player.state = tensors["state"].to(player.device, copy=True)
     running_MP[:] = tensors["running"].numpy()
     current = game.state()
     game.restore(

@@ -1,15 +1,18 @@
 """Play: many matches for a few steps, and everything that learning needs of them in one place.
 
-In:      a game, the policy that learns, past selves, and who plays against whom (`opponents`).
+In:      games, the policy that learns, past selves, and who plays against whom (`opponents`).
 Out:     a Rollout: what was seen, done, paid and estimated, for all players of all matches and steps.
 Kept:    the game writes what it shows straight into the rollout. All that is drawn is a function of (seed, update,
-         step). An opponent stays for a whole match; memories are empty where a match begins.
+         step). An opponent stays for a whole match; memories are empty where a match begins. Two Players of one process
+         share weights, which nobody changes meanwhile, and nothing else: each may play in a thread of its own.
 Not here: what is learned from it (`ppo`, `selfplay`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -58,10 +61,15 @@ class Result:
 
 
 class Rollout:
-    """Buffers (T steps, M matches, P players, ...), written anew by every update."""
+    """Buffers (T steps, M matches, P players, ...), written anew by every update.
 
-    def __init__(self, game: Game, steps: int, state: int) -> None:
-        t, m, p = steps, game.matches, game.players
+    Args:
+        state: numbers of a player's memory.
+        pinned: in memory that a GPU reads by itself, while the CPU goes on.
+    """
+
+    def __init__(self, game: Game, steps: int, state: int, *, matches: int, pinned: bool = False) -> None:
+        t, m, p = steps, matches, game.players
         schema = game.schema
         # One look more than there are steps: what is seen after the last one is what the next update begins with.
         self.vector = np.zeros((t + 1, m, p, len(schema.vector)), np.float32)
@@ -81,7 +89,21 @@ class Rollout:
         self.owner = np.zeros((t, m, p), np.int8)  # which of the nets that learn decided, where one did
         self.state = np.zeros((m, p, state), np.float32)  # memory when the rollout begins
         self.last = np.zeros((m, p), np.float32)
+        if pinned:
+            for name, array in vars(self).items():
+                if array.size:
+                    setattr(self, name, torch.from_numpy(array).pin_memory().numpy())
         self.steps = t
+
+    def part(self, where: slice) -> Rollout:
+        """Some of the matches, in the same buffers."""
+        part = copy(self)
+        for name, array in vars(self).items():
+            if name in ("state", "last"):
+                setattr(part, name, array[where])
+            elif name != "steps":
+                setattr(part, name, array[:, where])
+        return part
 
     def look(self, t: int) -> Observation:
         """The buffers of one step, for the game to write into."""
@@ -112,7 +134,7 @@ def draw_actions(logits: Tensor, mask: Tensor, heads: tuple[int, ...], uniform: 
         actions: int64 (..., A). log probabilities of them together: float32 (...).
     """
     parts = masked(logits, mask).split(list(heads), dim=-1)
-    actions, total = [], torch.zeros(logits.shape[:-1])
+    actions, total = [], torch.zeros(logits.shape[:-1], device=logits.device)
     for number, part in enumerate(parts):
         log_p = torch.log_softmax(part, dim=-1)
         sums = log_p.exp().cumsum(-1)
@@ -128,21 +150,26 @@ def draw_actions(logits: Tensor, mask: Tensor, heads: tuple[int, ...], uniform: 
 
 
 class Player:
-    """The matches of one process, from rollout to rollout."""
+    """The matches of one process, or one of its halves, from rollout to rollout.
+
+    Args:
+        rollout: of this game's matches. rank, ranks: which of all Players of a run this one is.
+    """
 
     def __init__(
-        self, game: Game, nets: Sequence[Policy], steps: int, *, seed: int, rank: int = 0, ranks: int = 1
+        self, game: Game, nets: Sequence[Policy], rollout: Rollout, *, seed: int, rank: int = 0, ranks: int = 1
     ) -> None:
         self.game, self.nets, self.seed, self.rank, self.ranks = game, nets, seed, rank, ranks
         m, p, shape = game.matches, game.players, nets[0].shape
         self.sides = Sides.of(game.teams)
         self.teams = np.array(game.teams)
         self.team_of_side = self.teams[:: self.sides.players]
-        self.rollout = Rollout(game, steps, shape.state)
+        self.rollout, self.device = rollout, nets[0].device
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.tick = tick_buffers(m, p)
         self.final = observation_buffers(game.schema, m, p)  # the last look at matches that were cut off
         self.meters = np.zeros((m, p, len(game.meters)), np.float32)
-        self.state = torch.zeros(m, p, shape.state)  # of whoever decides for a place
+        self.state = torch.zeros(m, p, shape.state, device=self.device)  # of whoever decides for a place
         self.opponents: list[Opponent] = [Opponent(SELF)] * m
         self.bot_MP = np.full((m, p), -1, np.int8)
         self.learns_MP = np.ones((m, p), np.bool_)
@@ -189,65 +216,78 @@ class Player:
 
     # -- playing -----------------------------------------------------------------------------------
 
-    def _grouped(self, array: Any, rows: NDArray[np.int64] | None = None) -> Tensor:
-        """(M, P, ...) as (sides of all matches, players of a side, ...), or some of these sides."""
-        tensor = torch.as_tensor(array)
-        tensor = tensor.reshape(len(tensor) * self.sides.sides, self.sides.players, *tensor.shape[2:])
-        return tensor if rows is None else tensor[torch.from_numpy(rows)]
+    def _grouped(self, array: Any) -> Tensor:
+        """(M, P, ...) as (sides of all matches, players of a side, ...), where the nets lie."""
+        tensor = torch.as_tensor(array).to(self.device, non_blocking=True)
+        return tensor.reshape(len(tensor) * self.sides.sides, self.sides.players, *tensor.shape[2:])
 
-    def _rows(self, actor: int) -> NDArray[np.int64] | None:
-        """Sides for which somebody decides; None for all of them."""
+    def _rows(self, actor: int) -> Tensor | slice:
+        """Sides for which somebody decides."""
         rows = self.seats[actor]
-        return None if len(rows) == self.actor_MS.size else rows
+        return slice(None) if len(rows) == self.actor_MS.size else torch.from_numpy(rows).to(self.device)
 
     def _values(self, looks: tuple[Any, ...], fresh: Any, out: NDArray[np.float32]) -> None:
         """What the nets that learn expect from here on, for their own sides."""
-        flat = torch.from_numpy(out).view(-1, self.sides.players)
-        for actor in self.seats:
+        flat = out.reshape(-1, self.sides.players)
+        seen = [self._grouped(each) for each in (*looks, self.state, fresh)]
+        for actor, at in self.seats.items():
             if actor >= 0:
                 rows, net = self._rows(actor), self.nets[actor]
-                vector, units, critic, state, new = (self._grouped(each, rows) for each in (*looks, self.state, fresh))
+                vector, units, critic, state, new = (each[rows] for each in seen)
                 if self.fast:
                     parts = policy_fast.parts_of(units, net.shape)
                     decision, _ = policy_fast.unroll(net, vector[None], parts, critic[None], state, new[None])
                     values = decision.value.view(-1, self.sides.players)
                 else:
                     _, values, _ = net.step(vector, units, critic, state, new)
-                flat[slice(None) if rows is None else torch.from_numpy(rows)] = values
+                flat[at] = values.cpu().numpy()
 
-    def _decide(self, t: int, uniform: Tensor, past: Callable[[int], Policy]) -> None:
+    def _decide(self, t: int, uniform: Tensor, past: Mapping[int, Policy]) -> None:
         """Let every net decide for its sides: the learning ones, and past selves."""
         r, players = self.rollout, self.sides.players
+        looks = [
+            self._grouped(each)
+            for each in (r.vector[t], r.units[t], r.critic[t], self.state, r.fresh[t], r.mask[t], uniform)
+        ]
         for actor, at in self.seats.items():
             rows = self._rows(actor)
-            net = self.nets[actor] if actor >= 0 else past(-2 - actor)
-            looks = (r.vector[t], r.units[t], r.critic[t], self.state, r.fresh[t])
-            seen = [self._grouped(each, rows) for each in looks]
-            mask, draws = self._grouped(r.mask[t], rows).flatten(0, 1), self._grouped(uniform, rows).flatten(0, 1)
+            net = self.nets[actor] if actor >= 0 else past[-2 - actor]
+            *seen, mask, draws = (each[rows] for each in looks)
+            mask, draws = mask.flatten(0, 1), draws.flatten(0, 1)
             if self.fast:
                 action, log_p, values, after = policy_fast.act(net, self.table, seen, mask.numpy(), draws.numpy())
             else:
                 logits, values, after = net.step(*seen)
                 drawn, log = draw_actions(logits.flatten(0, 1), mask, self.heads, draws)
-                action, log_p = drawn.numpy().astype(np.int32), log.numpy()
-            where = slice(None) if rows is None else at
-            r.action[t].reshape(-1, players, len(self.heads))[where] = action.reshape(-1, players, len(self.heads))
-            r.log_p[t].reshape(-1, players)[where] = log_p.reshape(-1, players)
-            r.value[t].reshape(-1, players)[where] = values.view(-1, players).numpy()
-            if rows is None:
+                action, log_p = drawn.int().cpu().numpy(), log.cpu().numpy()
+            r.action[t].reshape(-1, players, len(self.heads))[at] = action.reshape(-1, players, len(self.heads))
+            r.log_p[t].reshape(-1, players)[at] = log_p.reshape(-1, players)
+            r.value[t].reshape(-1, players)[at] = values.view(-1, players).cpu().numpy()
+            if isinstance(rows, slice):
                 self.state = after.reshape(self.state.shape)
             else:
-                self._grouped(self.state)[torch.from_numpy(at)] = after
+                self._grouped(self.state)[rows] = after
 
-    def play(self, update: int, choose: Callable[[int], Opponent], past: Callable[[int], Policy]) -> list[Result]:
-        """Fill the rollout, and tell which matches ended."""
+    def _queue(self) -> AbstractContextManager[Any]:
+        """A queue of this Player's own on the GPU, behind what has been queued for the weights."""
+        if self.stream is None:
+            return nullcontext()
+        self.stream.wait_stream(torch.cuda.default_stream(self.device))
+        return torch.cuda.stream(self.stream)
+
+    def play(self, update: int, choose: Callable[[int], Opponent], past: Mapping[int, Policy]) -> list[Result]:
+        """Fill the rollout, and tell which matches ended.
+
+        Args:
+            past: nets of all past selves that `choose` may name or that are met already.
+        """
         r, game, m, p = self.rollout, self.game, self.game.matches, self.game.players
         results: list[Result] = []
-        r.state[:] = self.state.numpy()
         self.simulate_s = self.infer_s = 0.0
         r.fresh[0] = self.fresh_M[:, None]
         game.observe(r.look(0))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._queue():
+            r.state[:] = self.state.cpu().numpy()
             for t in range(r.steps):
                 began = perf_counter()
                 generator = torch.Generator().manual_seed(mixed(self.seed, update, t, self.rank, 2) >> 1)

@@ -4,7 +4,8 @@ In:      a recipe, a game with as many matches as this process plays, a folder.
 Out:     PlayProgress for every update, and Checkpoint once each is whole on disk.
 Kept:    an update is a function of (recipe, state before it): a run killed at any moment and resumed writes the same
          numbers (same device, threads and processes; without `minutes`, whose schedules follow the clock). The state
-         holds the matches in flight, the memories in them, the pool and its scores.
+         holds the matches in flight, the memories in them, the pool and its scores. All that an update learns from was
+         decided by the weights that learn from it.
 Not here: money, leases, signals, names of models (`flows.train`).
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -44,6 +46,7 @@ from cerulea.train.opponents import MAIN, Opponent
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
 from cerulea.train.play_state import (
+    HALVES,
     MATCHES,
     POOL,
     AgentSnapshot,
@@ -58,10 +61,11 @@ from cerulea.train.play_state import (
 from cerulea.train.ppo import advantages, told_decisions
 from cerulea.train.rated import MYSELF
 from cerulea.train.record import Metrics
-from cerulea.train.rollout import Player, Result
+from cerulea.train.rollout import Player, Result, Rollout
 
 Event = PlayProgress | Checkpoint
 YEAR_S = 365 * 24 * 3600
+CPU = torch.device("cpu")
 
 
 def self_play(
@@ -69,6 +73,8 @@ def self_play(
     game: Game,
     folder: Path,
     *,
+    second: Game | None = None,
+    device: torch.device = CPU,
     resume: bool = False,
     verified: Checkpoint | None = None,
     team: Team = Team(),
@@ -83,6 +89,9 @@ def self_play(
 
     Args:
         game: with `recipe.game.matches / team.ranks` matches; it belongs to the run from now on.
+        second: another such game, each then with half of those matches: the two are played by a thread each, so that
+            one is simulated while the device decides in the other.
+        device: where nets lie.
         folder: of the run; gets metrics.jsonl and checkpoints/.
         resume: go on from the newest checkpoint in `folder` that verifies.
         memory_bytes: of this machine; a run that would need more is refused before it begins. 0 asks nothing.
@@ -93,7 +102,8 @@ def self_play(
         RecipeInvalid: the game does not fit the recipe, or the run does not fit into memory.
         ResumeMismatch, CheckpointNotWritten, CheckpointUnusable.
     """
-    run = Run(recipe, game, folder, team, monotonic() if began is None else began, memory_bytes)
+    games = [game] if second is None else [game, second]
+    run = Run(recipe, games, folder, team, monotonic() if began is None else began, memory_bytes, device)
     try:
         run.start(resume, verified, say, weights, past or {})
         yield from run.updates(should_stop)
@@ -105,16 +115,24 @@ class Run:
     """The parts of one run, and the loop over its updates."""
 
     def __init__(
-        self, recipe: PlayRecipe, game: Game, folder: Path, team: Team, began: float, memory_bytes: int
+        self,
+        recipe: PlayRecipe,
+        games: list[Game],
+        folder: Path,
+        team: Team,
+        began: float,
+        memory_bytes: int,
+        device: torch.device = CPU,
     ) -> None:
-        self.recipe, self.game, self.team, self.began = recipe, game, team, began
-        self.keys = recipe.train
+        self.recipe, self.team, self.began = recipe, team, began
+        self.game = game = games[0]
+        self.keys, halves = recipe.train, len(games)
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.shape = shape_for(game.schema, recipe.model, game.teams)
-        refuse_too_large(recipe, game, self.shape, team.ranks, memory_bytes)
+        refuse_too_large(recipe, game, self.shape, team.ranks * halves, memory_bytes)
         torch.manual_seed(self.keys.seed)
         self.state, self.before_s = PlayState(), 0.0
-        self.league = League(recipe, game, self.shape, team, self.state)
+        self.league = League(recipe, game, self.shape, team, self.state, device)
         self.policy, self.learner = self.league.nets[MAIN], self.league.learners[MAIN]
         self.writer = Writer(self.checkpoints)
         self.metrics: Metrics | None = None
@@ -122,9 +140,17 @@ class Run:
         self.resumed: Checkpoint | None = None
         self.recent: deque[float] = deque(maxlen=100)
         self.recent_steps: deque[int] = deque(maxlen=100)
-        seed = mixed(self.keys.seed, 77)
-        self.player = Player(game, self.league.nets, self.keys.rollout, seed=seed, rank=team.rank, ranks=team.ranks)
-        self.running_MP = np.zeros((game.matches, game.players))  # discounted sums, for the spread of returns
+        self.matches = halves * game.matches
+        pinned = device.type == "cuda"
+        self.rollout = Rollout(game, self.keys.rollout, self.shape.state, matches=self.matches, pinned=pinned)
+        self.running_MP = np.zeros((self.matches, game.players))  # discounted sums, for the spread of returns
+        self.parts = [slice(i * game.matches, (i + 1) * game.matches) for i in range(halves)]
+        self.seed, first, all_of_them = mixed(self.keys.seed, 77), team.rank * halves, team.ranks * halves
+        self.players = [
+            Player(each, self.league.nets, self.rollout.part(part), seed=self.seed, rank=first + i, ranks=all_of_them)
+            for i, (each, part) in enumerate(zip(games, self.parts, strict=True))
+        ]
+        self.threads = ThreadPoolExecutor(halves, thread_name_prefix="player") if halves > 1 else None
 
     # -- beginning ---------------------------------------------------------------------------------
 
@@ -156,12 +182,14 @@ class Run:
         self.league.start(past)
         if self.team.leads:
             self.metrics = Metrics(self.folder / "metrics.jsonl")
-        self.player.begin(np.ones(self.game.matches, np.bool_), self._choose)
+        for player in self.players:
+            player.begin(np.ones(player.game.matches, np.bool_), self._chooser(self._fraction()))
 
     def _go_on(self, checkpoint: Checkpoint) -> None:
         tensors, state = load_resume(checkpoint.folder)
-        binding = binding_of(self.recipe, self.game, self.team.ranks)
-        differing = [name for name, value in binding.items() if state["binding"].get(name) != value]
+        binding = binding_of(self.recipe, self.game, self.team.ranks, len(self.players))
+        then = {HALVES: 1, **state["binding"]}  # checkpoints of before do not tell
+        differing = [name for name, value in binding.items() if then.get(name) != value]
         if differing:
             raise ResumeMismatch(
                 f"The checkpoint at step {checkpoint.step:,} was made with another {' and '.join(differing)}.",
@@ -174,7 +202,8 @@ class Run:
         self.recent_steps.extend(self.state.recent_steps)
         weights, members = (load_file(checkpoint.folder / name) for name in ("model.safetensors", POOL))
         self.league.go_on(self.state, weights, tensors, members, state["pool"])
-        load_matches(checkpoint.folder / MATCHES.format(rank=self.team.rank), self.player, self.game, self.running_MP)
+        for player, part in zip(self.players, self.parts, strict=True):
+            load_matches(checkpoint.folder / MATCHES.format(rank=player.rank), player, self.running_MP[part])
         self.resumed = checkpoint
         self.before_s = self.saved_at = self.state.elapsed_s
         if self.team.leads:
@@ -199,16 +228,26 @@ class Run:
                 self._save()
             yield from self._finished(wait=bool(state.stop_reason))
 
-    def _choose(self, number: int) -> Opponent:
-        return self.league.choose(number, self.player.seed, self._fraction())
+    def _chooser(self, fraction: float) -> Callable[[int], Opponent]:
+        return lambda number: self.league.choose(number, self.seed, fraction)
+
+    def _opponents(self) -> list[Opponent]:
+        return [opponent for player in self.players for opponent in player.opponents]
+
+    def _play(self, fraction: float) -> list[Result]:
+        """A rollout of every Player, at the same time where there are two; what ended, in their order."""
+        choose, past, update = self._chooser(fraction), self.league.past(self._opponents()), self.state.step
+        each = self.threads.map if self.threads else map
+        return [one for ended in each(lambda p: p.play(update, choose, past), self.players) for one in ended]
 
     def _update(self) -> PlayProgress:
         began = perf_counter()
-        keys, state, r = self.keys, self.state, self.player.rollout
+        keys, state, r = self.keys, self.state, self.rollout
         fraction = self.learner.total(self._fraction() if self.team.leads else 0.0)
-        results = self.player.play(state.step, self._choose, self.league.past)
+        results = self._play(fraction)
         played = perf_counter()
-        reward = shaped(r.reward, self.player.sides, keys, fraction)
+        sides = self.players[0].sides
+        reward = shaped(r.reward, sides, keys, fraction)
         reward = reward / spread(reward, r, self.running_MP, state, keys.discount, self.learner.summed)
         told_TMP = told_decisions(r.acting, r.terminated | r.truncated)
         advantage = advantages(
@@ -225,16 +264,16 @@ class Run:
         )
         decided = float(r.learns.sum())
         r.learns &= told_TMP
-        told = self.league.learn(self.player, advantage, fraction)
+        told = self.league.learn(r, sides, advantage, fraction)
         state.step += 1
         counts = self.learner.summed(decided, float(r.acting[:-1].sum()))
         state.agent_steps += int(counts[0])
         state.played_steps += int(counts[1])
         self._remember(self.league.count(results))
-        self.league.grow(self.player.opponents)
+        self.league.grow(self._opponents())
         state.elapsed_s = self._elapsed()
         seconds = perf_counter() - began
-        game_s = self.game.step_s * keys.rollout * self.game.matches * self.team.ranks
+        game_s = self.game.step_s * keys.rollout * self.matches * self.team.ranks
         progress = PlayProgress(
             step=state.step,
             agent_steps=state.agent_steps,
@@ -243,7 +282,7 @@ class Run:
             learning_rate=rate_at(keys, fraction),
             agent_steps_per_s=counts[1] / seconds,
             match_years_per_day=game_s / seconds * 86_400 / YEAR_S,
-            staleness=0.0,
+            staleness=0.0,  # nobody plays while weights change
             reuse=float(keys.epochs) * counts[0] / max(counts[1], 1.0),
             episode_return=float(np.mean(self.recent)) if self.recent else 0.0,
             episode_steps=float(np.mean(self.recent_steps)) if self.recent_steps else 0.0,
@@ -298,11 +337,12 @@ class Run:
         self.saved_at = self._elapsed()
         self.state.stepping_s = monotonic() - self.stepping_from
         self.state.recent, self.state.recent_steps = list(self.recent), list(self.recent_steps)
-        matches = [matches_of(self.player, self.game, self.running_MP)]
+        held = zip(self.players, self.parts, strict=True)
+        matches = [matches_of(player, self.running_MP[part]) for player, part in held]
         if self.team.ranks > 1:
-            everyones: list[dict[str, Tensor]] = [{} for _ in range(self.team.ranks)]
-            dist.all_gather_object(everyones, matches[0])
-            matches = everyones
+            everyones: list[list[dict[str, Tensor]]] = [[] for _ in range(self.team.ranks)]
+            dist.all_gather_object(everyones, matches)
+            matches = [each for part in everyones for each in part]
         if not (self.team.leads and self.metrics):
             return
         began = perf_counter()
@@ -318,7 +358,7 @@ class Run:
                 "run": asdict(self.state),
                 "pool": asdict(self.league.pool),
                 "metrics_bytes": self.metrics.offset,
-                "binding": binding_of(self.recipe, self.game, self.team.ranks),
+                "binding": binding_of(self.recipe, self.game, self.team.ranks, len(self.players)),
             },
             card=card_of(self.game, self.policy, self.state, self.league.pool),
         )
@@ -334,6 +374,8 @@ class Run:
 
     def close(self) -> None:
         """Wait for a checkpoint that is being written; a failure of it was or will be told elsewhere."""
+        if self.threads:
+            self.threads.shutdown()
         with suppress(Exception):
             self.writer.fetch(wait=True)
         if self.metrics:

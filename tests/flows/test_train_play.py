@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cerulea.core.errors import AgentUnfit, NotFound, RecipeInvalid
-from cerulea.core.files import read_json
+from cerulea.core.files import read_json, write_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, PlayProgress
 from cerulea.flows import train as story
@@ -98,6 +98,24 @@ def test_a_game_that_cannot_be_shared_by_processes_is_refused(settings: Settings
 
     with pytest.raises(RecipeInvalid, match="8 matches cannot be shared by 3"):
         told.begin(MACHINE, torch.device("cpu"), Team(0, 3), None)
+
+
+def test_matches_are_halved_beside_a_gpu_and_stay_as_they_began(settings: Settings):
+    """Four and four on a GPU; eight where it cannot be, on the CPU, and where the run began so."""
+    from cerulea.flows.train_play import PlayStory
+    from cerulea.train.parallel import Team
+
+    def halves(device: str, begun: Checkpoint | None = None) -> list[int]:
+        told = PlayStory(settings, play_recipe())
+        told.begin(MACHINE, torch.device(device), Team(), begun)
+        return [game.matches for game in (told.game, told.second) if game is not None]
+
+    assert (halves("cpu"), halves("cuda")) == ([8], [4, 4])
+    last = [e for e in run(settings, play_recipe()) if isinstance(e, Checkpoint)][-1]
+    assert halves("cuda", begun=last) == [8]
+    state = read_json(last.folder / "state.json")
+    write_json(last.folder / "state.json", {**state, "binding": {**state["binding"], "number of halves": 2}})
+    assert halves("cpu", begun=last) == [4, 4]
 
 
 def test_a_run_begins_with_an_agent_of_the_same_schema_only(settings: Settings, tmp_path: Path):

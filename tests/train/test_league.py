@@ -36,12 +36,12 @@ def test_a_match_of_a_league_trains_one_net_and_only_on_its_side(tmp_path, monke
     original = Learner.learn
 
     def spy(self, r, sides, advantage, **rest):
-        seen.append((rest["number"], r.learns.copy(), r.owner.copy(), list(run.player.opponents)))
+        seen.append((rest["number"], r.learns.copy(), r.owner.copy(), list(run.players[0].opponents)))
         return original(self, r, sides, advantage, **rest)
 
     monkeypatch.setattr(Learner, "learn", spy)
     recipe = recipe_of("rift-duel", 24, train={"steps": 12, "rollout": 16}, opponents=LEAGUE)
-    run = Run(recipe, make_game("rift-duel", 24), tmp_path, Team(), 0.0, 0)
+    run = Run(recipe, [make_game("rift-duel", 24)], tmp_path, Team(), 0.0, 0)
     run.start(False, None, print, None, {})
     before = [{n: w.clone() for n, w in net.state_dict().items()} for net in run.league.nets]
     list(run.updates(lambda: ""))
@@ -64,7 +64,7 @@ def test_a_match_of_a_league_trains_one_net_and_only_on_its_side(tmp_path, monke
 def test_a_net_is_changed_by_its_own_matches_alone(tmp_path):
     """Without matches of its exploiters, they stay as they were while the main net learns."""
     recipe = recipe_of("rift-duel", 8, train={"steps": 3}, opponents={**LEAGUE, "exploiters": 0.0})
-    run = Run(recipe, make_game("rift-duel", 8), tmp_path, Team(), 0.0, 0)
+    run = Run(recipe, [make_game("rift-duel", 8)], tmp_path, Team(), 0.0, 0)
     run.start(False, None, print, None, {})
     before = [{n: w.clone() for n, w in net.state_dict().items()} for net in run.league.nets]
     list(run.updates(lambda: ""))
@@ -159,11 +159,11 @@ def test_matches_in_flight_never_need_more_past_nets_than_the_recipe_says(tmp_pa
     """Matches outlast many snapshots; what each rollout step runs stays bounded, and newcomers are met in time."""
     o = {"own": 0.0, "past": 1.0, "bots": 0.0, "snapshot_steps": 1, "groups": 3}
     recipe = recipe_of("connect-four", 12, train={"steps": 40, "rollout": 2}, opponents=o)
-    run = Run(recipe, make_game("connect-four", 12), tmp_path, Team(), 0.0, 0)
+    run = Run(recipe, [make_game("connect-four", 12)], tmp_path, Team(), 0.0, 0)
     run.start(False, None, print, None, {})
     met: set[int] = set()
     for _ in run.updates(lambda: ""):
-        flying = {each.member for each in run.player.opponents if each.kind == PAST}
+        flying = {each.member for each in run.players[0].opponents if each.kind == PAST}
         assert len(flying | set(run.league.pool.active)) <= 3
         met |= flying
     run.close()
@@ -237,7 +237,7 @@ team = join_team(torch.device("cpu"))
 steps = int(sys.argv[2])
 o = {"snapshot_steps": 2, "own": 0.4, "past": 0.3, "bots": 0.3, "mode": sys.argv[3]}
 recipe = recipe_of("connect-four", 12, train={"steps": 6, "checkpoint_steps": 3}, opponents=o)
-run = Run(recipe, make_game("connect-four", 6), Path(sys.argv[1]), team, time.monotonic(), 0)
+run = Run(recipe, [make_game("connect-four", 6)], Path(sys.argv[1]), team, time.monotonic(), 0)
 run.start(len(sys.argv) > 4, None, lambda text: None, None, {})
 for event in run.updates(lambda: ""):
     if isinstance(event, PlayProgress) and event.step > steps:

@@ -160,10 +160,10 @@ for event in self_play(recipe, make_game("rift-duel", 8), Path(sys.argv[1]), res
 """
 
 
-def killed_at(folder: Path, line: int) -> list[str]:
+def killed_at(folder: Path, line: int, script: str = SCRIPT) -> list[str]:
     """Lines of a run that is killed after so many of them; 0 lets it end."""
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    command = [sys.executable, "-c", script, str(folder)]
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ}) as run:
         assert run.stdout is not None
