@@ -5,9 +5,12 @@ Out:     the sequence to start next; a list of (sequence, tokens) for one step.
 Policy:  running sequences go first, a token each, so that no stream stands still; what is left of the step's time
          reads prompts. Teams that were served least go first, by tokens; inside a team the one that came first. A team
          with nothing running may start beyond the usual number of rows, so that a flood of another team does not
-         make it wait for one of its sequences to end.
+         make it wait for one of its sequences to end; the last part of its prompt is read in a step of its own, so
+         that its first token does not wait for theirs.
 Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
-         times what the running sequences alone would take, by measured costs.
+         times what the running sequences alone would take, by measured costs. A step in which those who write stand
+         still takes at most as much as prompts lengthen another one, and no two follow one another: so a gap of a
+         stream is at most 2 * STRETCH - 1 of its usual ones.
 Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tokens (`sampler`).
 """
 
@@ -91,6 +94,7 @@ class Scheduler(Generic[S]):
         self.costs = Costs()
         self._lines: dict[str, deque[S]] = {}
         self._served: dict[str, int] = {}  # tokens, weighted, of teams that wait or run
+        self._wrote = True  # somebody who writes had a token of the last step
         self.waiting = 0
 
     def add(self, sequence: S, running: Iterable[S] = ()) -> None:
@@ -151,9 +155,12 @@ class Scheduler(Generic[S]):
         """Who works in the next step, and on how many tokens each."""
         writes = [(one, 1) for one in running if one.to_read == 1 and one.may_go_on]
         left = self.costs.chunk(len(writes))
-        reads = []
         # Least served team first; sorting keeps the order of arrival inside a team.
-        for one in sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0)):
+        reading = sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0))
+        if writes and self._wrote and (firsts := self._firsts(running, reading, left)):
+            return firsts
+        reads = []
+        for one in reading:
             if left <= 0:
                 break
             # The last known token is read when the one after it is leased.
@@ -161,6 +168,24 @@ class Scheduler(Generic[S]):
             reads.append((one, count))
             left -= count
         return writes + reads
+
+    def ran(self, plan: list[tuple[S, int]], step_ms: float) -> None:
+        """A step that was planned so took this long."""
+        writing = sum(n == 1 for _, n in plan)
+        self._wrote = writing > 0
+        self.costs.note(writing, sum(n for _, n in plan if n > 1), step_ms)
+
+    def _firsts(self, running: list[S], reading: list[S], left: int) -> list[tuple[S, int]]:
+        """What brings a first token to teams that write nothing, and were not served more than those who do."""
+        writing = {one.team for one in running if one.to_read == 1}
+        least = min(self._served.get(team, 0) for team in writing)
+        firsts = []
+        for one in reading:
+            new = one.team not in writing and self._served.get(one.team, 0) <= least
+            if new and one.may_go_on and one.to_read <= left:
+                firsts.append((one, one.to_read))
+                left -= one.to_read
+        return firsts
 
     def count(self, team: str, *, read: int = 0, written: int = 0) -> None:
         """A team was served so many tokens."""

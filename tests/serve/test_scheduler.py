@@ -112,6 +112,82 @@ def test_running_sequences_go_first_and_prompts_take_what_is_left_of_the_step():
     assert plan == [(running[0], 1), (running[2], 1), (running[3], 30), (running[1], spare - 30)]
 
 
+def writers_and(*more: One) -> tuple[Scheduler, list[One]]:
+    """Sixteen that write, all of one team, and more; a step of theirs takes 40 ms, a prompt token 0.5."""
+    scheduler: Scheduler = Scheduler(16)
+    scheduler.costs = Costs(writing_ms={16: 40.0}, reading_ms=0.5)
+    running = [*(One("sea") for _ in range(16)), *more]
+    for one in running:
+        scheduler.count(one.team, read=0)
+    return scheduler, running
+
+
+def test_the_first_token_of_a_team_that_writes_nothing_does_not_wait_for_those_of_others():
+    new = One("sky", 64)
+    scheduler, running = writers_and(new, One("sea", 30))
+
+    assert scheduler.plan(running) == [(new, 64)]
+
+
+def test_no_two_steps_in_which_writers_stand_still_follow_one_another():
+    first, second = One("sky", 60), One("air", 60)
+    scheduler, running = writers_and(first, second)
+
+    plan = scheduler.plan(running)
+    assert plan == [(first, 60)]
+    assert scheduler.plan(running) == plan  # looking changes nothing
+    scheduler.ran(plan, 30.0)
+    first.to_read = 1
+    scheduler.count("sky", read=60, written=1)
+
+    plan = scheduler.plan(running)
+    assert plan == [*((one, 1) for one in running if one.to_read == 1), (second, 60)]
+
+
+def test_a_prompt_that_a_step_cannot_read_whole_is_read_beside_the_writers_but_for_its_last_part():
+    long = One("sky", 100)
+    scheduler, running = writers_and(long)
+    most = scheduler.costs.chunk(16)
+
+    plan = scheduler.plan(running)
+    assert plan == [*((one, 1) for one in running[:16]), (long, most)]
+    scheduler.ran(plan, 72.0)
+    long.to_read -= most
+
+    assert scheduler.plan(running) == [(long, 100 - most)]
+
+
+def test_a_team_that_writes_or_was_served_more_does_not_make_others_stand_still():
+    scheduler, running = writers_and(One("sea", 20))
+    assert len(scheduler.plan(running)) == 17
+
+    scheduler, running = writers_and(One("sky", 20), One("sky"))
+    assert len(scheduler.plan(running)) == 18
+
+    scheduler, running = writers_and(One("sky", 20))
+    scheduler.count("sky", read=1)
+    assert len(scheduler.plan(running)) == 17
+
+
+def test_a_stream_beside_newcomers_without_end_is_never_without_a_token_for_long():
+    """Every step brings another team's prompt; the times are those that the costs say."""
+    scheduler, running = writers_and()
+    gap = longest = 0.0
+    for number in range(200):
+        new = One(f"team{number}", 60)
+        scheduler.count(new.team, read=0)
+        running = [*running[:16], *(one for one in running[16:] if one.to_read > 1), new]
+        plan = scheduler.plan(running)
+        took = 40.0 * any(n == 1 for _, n in plan) + 0.5 * sum(n for _, n in plan if n > 1)
+        for one, n in plan:
+            one.to_read = max(1, one.to_read - n)
+        scheduler.ran(plan, took)
+        gap = gap + took if plan[0][1] > 1 else took
+        longest = max(longest, gap)
+
+    assert 40.0 < longest <= (2 * STRETCH - 1) * 40.0
+
+
 def test_what_has_no_lease_waits_and_keeps_its_row():
     scheduler: Scheduler = Scheduler(8)
 
