@@ -8,9 +8,9 @@ Policy:  running sequences go first, a token each, so that no stream stands stil
          make it wait for one of its sequences to end; the last part of its prompt is read in a step of its own, so
          that its first token does not wait for theirs.
 Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
-         times what the running sequences alone would take, by measured costs. A step in which those who write stand
-         still takes at most as much as prompts lengthen another one, and no two follow one another: so a gap of a
-         stream is at most 2 * STRETCH - 1 of its usual ones.
+         times what the running sequences alone would take, by measured costs. Those who write stand still for at most
+         `STILL` of their steps, never in two steps that follow one another, and the next step reads less for it: so no
+         stream has a gap of more than `GAP` of its usual ones.
 Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tokens (`sampler`).
 """
 
@@ -22,11 +22,14 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 STRETCH = 1.8  # how much longer a step may become by reading prompts, while others write
+STILL = 1.6  # how long they may stand still for others' first tokens, in steps without any reading
+GAP = 2.8  # how long they may be without a token then, with the step after it
 LEAST_CHUNK = 16  # tokens of a prompt that a step reads at least: below, it costs the same
 MOST_CHUNK = 512  # and at most, so that newcomers are seen soon
 SPARE_ROWS = 2  # beyond `most_running`, for teams with nothing running
 WRITTEN_WEIGHT = 2  # a token written counts as much as so many read
 SMOOTHING = 0.2  # weight of the newest step in measured costs
+MIXED = 8  # steps in a row that read beside those who write; then one without, which shows what writing takes
 
 
 class Planned(Protocol):
@@ -74,12 +77,17 @@ class Costs:
         nearest = min(self.writing_ms, key=lambda known: abs(known - writing))
         return self.writing_ms[nearest]
 
-    def chunk(self, writing: int) -> int:
-        """How many prompt tokens a step may read."""
+    def chunk(self, writing: int, still_ms: float = 0.0) -> int:
+        """How many prompt tokens a step may read, after one in which those who write stood still for so long."""
         if not writing:
             return MOST_CHUNK
-        spare_ms = (STRETCH - 1) * self.of_writing(writing)
+        usual_ms = self.of_writing(writing)
+        spare_ms = min((STRETCH - 1) * usual_ms, (GAP - 1) * usual_ms - still_ms)
         return max(LEAST_CHUNK, min(MOST_CHUNK, int(spare_ms / self.reading_ms)))
+
+    def chunk_alone(self, writing: int) -> int:
+        """How many a step may read in which they stand still."""
+        return min(MOST_CHUNK, int(STILL * self.of_writing(writing) / self.reading_ms))
 
 
 class Scheduler(Generic[S]):
@@ -94,7 +102,8 @@ class Scheduler(Generic[S]):
         self.costs = Costs()
         self._lines: dict[str, deque[S]] = {}
         self._served: dict[str, int] = {}  # tokens, weighted, of teams that wait or run
-        self._wrote = True  # somebody who writes had a token of the last step
+        self._still_ms = 0.0  # that the last step took, where nobody who writes had a token of it
+        self._mixed = 0  # steps since the last one in which only those who write had a token
         self.waiting = 0
 
     def add(self, sequence: S, running: Iterable[S] = ()) -> None:
@@ -154,12 +163,13 @@ class Scheduler(Generic[S]):
     def plan(self, running: list[S]) -> list[tuple[S, int]]:
         """Who works in the next step, and on how many tokens each."""
         writes = [(one, 1) for one in running if one.to_read == 1 and one.may_go_on]
-        left = self.costs.chunk(len(writes))
         # Least served team first; sorting keeps the order of arrival inside a team.
         reading = sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0))
-        if writes and self._wrote and (firsts := self._firsts(running, reading, left)):
+        if writes and not self._still_ms and (firsts := self._firsts(running, reading, len(writes))):
             return firsts
-        reads = []
+        if writes and self._mixed >= MIXED:
+            return writes
+        left, reads = self.costs.chunk(len(writes), self._still_ms), []
         for one in reading:
             if left <= 0:
                 break
@@ -171,15 +181,16 @@ class Scheduler(Generic[S]):
 
     def ran(self, plan: list[tuple[S, int]], step_ms: float) -> None:
         """A step that was planned so took this long."""
-        writing = sum(n == 1 for _, n in plan)
-        self._wrote = writing > 0
-        self.costs.note(writing, sum(n for _, n in plan if n > 1), step_ms)
+        writing, read = sum(n == 1 for _, n in plan), sum(n for _, n in plan if n > 1)
+        self._still_ms = 0.0 if writing else step_ms
+        self._mixed = self._mixed + 1 if read else 0
+        self.costs.note(writing, read, step_ms)
 
-    def _firsts(self, running: list[S], reading: list[S], left: int) -> list[tuple[S, int]]:
+    def _firsts(self, running: list[S], reading: list[S], writes: int) -> list[tuple[S, int]]:
         """What brings a first token to teams that write nothing, and were not served more than those who do."""
         writing = {one.team for one in running if one.to_read == 1}
         least = min(self._served.get(team, 0) for team in writing)
-        firsts = []
+        left, firsts = self.costs.chunk_alone(writes), []
         for one in reading:
             new = one.team not in writing and self._served.get(one.team, 0) <= least
             if new and one.may_go_on and one.to_read <= left:
