@@ -10,7 +10,7 @@ Policy:  running sequences go first, a token each, so that no stream stands stil
 Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
          times what the running sequences alone would take, by measured costs. Those who write stand still for at most
          `STILL` of their steps, never in two steps that follow one another, and the next step reads less for it: so no
-         stream has a gap of more than `GAP` of its usual ones.
+         stream has a gap of more than 1 + `STILL` of its usual ones.
 Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tokens (`sampler`).
 """
 
@@ -23,7 +23,6 @@ from typing import Generic, Protocol, TypeVar
 
 STRETCH = 1.8  # how much longer a step may become by reading prompts, while others write
 STILL = 1.6  # how long they may stand still for others' first tokens, in steps without any reading
-GAP = 2.8  # how long they may be without a token then, with the step after it
 LEAST_CHUNK = 16  # tokens of a prompt that a step reads at least: below, it costs the same
 MOST_CHUNK = 512  # and at most, so that newcomers are seen soon
 SPARE_ROWS = 2  # beyond `most_running`, for teams with nothing running
@@ -82,7 +81,7 @@ class Costs:
         if not writing:
             return MOST_CHUNK
         usual_ms = self.of_writing(writing)
-        spare_ms = min((STRETCH - 1) * usual_ms, (GAP - 1) * usual_ms - still_ms)
+        spare_ms = min((STRETCH - 1) * usual_ms, STILL * usual_ms - still_ms)
         return max(LEAST_CHUNK, min(MOST_CHUNK, int(spare_ms / self.reading_ms)))
 
     def chunk_alone(self, writing: int) -> int:
@@ -102,7 +101,7 @@ class Scheduler(Generic[S]):
         self.costs = Costs()
         self._lines: dict[str, deque[S]] = {}
         self._served: dict[str, int] = {}  # tokens, weighted, of teams that wait or run
-        self._still_ms = 0.0  # that the last step took, where nobody who writes had a token of it
+        self._still_ms: float | None = None  # that the last step took, where nobody who writes had a token of it
         self._mixed = 0  # steps since the last one in which only those who write had a token
         self.waiting = 0
 
@@ -165,11 +164,11 @@ class Scheduler(Generic[S]):
         writes = [(one, 1) for one in running if one.to_read == 1 and one.may_go_on]
         # Least served team first; sorting keeps the order of arrival inside a team.
         reading = sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0))
-        if writes and not self._still_ms and (firsts := self._firsts(running, reading, len(writes))):
+        if writes and self._still_ms is None and (firsts := self._firsts(running, reading, len(writes))):
             return firsts
         if writes and self._mixed >= MIXED:
             return writes
-        left, reads = self.costs.chunk(len(writes), self._still_ms), []
+        left, reads = self.costs.chunk(len(writes), self._still_ms or 0.0), []
         for one in reading:
             if left <= 0:
                 break
@@ -182,7 +181,7 @@ class Scheduler(Generic[S]):
     def ran(self, plan: list[tuple[S, int]], step_ms: float) -> None:
         """A step that was planned so took this long."""
         writing, read = sum(n == 1 for _, n in plan), sum(n for _, n in plan if n > 1)
-        self._still_ms = 0.0 if writing else step_ms
+        self._still_ms = None if writing else step_ms
         self._mixed = self._mixed + 1 if read else 0
         self.costs.note(writing, read, step_ms)
 
