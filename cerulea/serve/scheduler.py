@@ -10,7 +10,7 @@ Policy:  running sequences go first, a token each, so that no stream stands stil
 Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
          times what the running sequences alone would take, by measured costs. Those who write stand still for at most
          `STILL` of their steps, never in two steps that follow one another, and the next step reads less for it: so no
-         stream has a gap of more than 1 + `STILL` of its usual ones.
+         stream has a gap of more than 1 + `STILL` of those that it has when all who run write.
 Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tokens (`sampler`).
 """
 
@@ -84,9 +84,9 @@ class Costs:
         spare_ms = min((STRETCH - 1) * usual_ms, STILL * usual_ms - still_ms)
         return max(LEAST_CHUNK, min(MOST_CHUNK, int(spare_ms / self.reading_ms)))
 
-    def chunk_alone(self, writing: int) -> int:
-        """How many a step may read in which they stand still."""
-        return min(MOST_CHUNK, int(STILL * self.of_writing(writing) / self.reading_ms))
+    def chunk_alone(self, running: int) -> int:
+        """How many a step may read in which all who write stand still, where so many run."""
+        return min(MOST_CHUNK, int(STILL * self.of_writing(running) / self.reading_ms))
 
 
 class Scheduler(Generic[S]):
@@ -164,7 +164,7 @@ class Scheduler(Generic[S]):
         writes = [(one, 1) for one in running if one.to_read == 1 and one.may_go_on]
         # Least served team first; sorting keeps the order of arrival inside a team.
         reading = sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0))
-        if writes and self._still_ms is None and (firsts := self._firsts(running, reading, len(writes))):
+        if writes and self._still_ms is None and (firsts := self._firsts(running, reading)):
             return firsts
         if writes and self._mixed >= MIXED:
             return writes
@@ -185,11 +185,12 @@ class Scheduler(Generic[S]):
         self._mixed = self._mixed + 1 if read else 0
         self.costs.note(writing, read, step_ms)
 
-    def _firsts(self, running: list[S], reading: list[S], writes: int) -> list[tuple[S, int]]:
+    def _firsts(self, running: list[S], reading: list[S]) -> list[tuple[S, int]]:
         """What brings a first token to teams that write nothing, and were not served more than those who do."""
         writing = {one.team for one in running if one.to_read == 1}
         least = min(self._served.get(team, 0) for team in writing)
-        left, firsts = self.costs.chunk_alone(writes), []
+        # Those who read now write soon: a flood that begins has few who write and many who will.
+        left, firsts = self.costs.chunk_alone(len(running)), []
         for one in reading:
             new = one.team not in writing and self._served.get(one.team, 0) <= least
             if new and one.may_go_on and one.to_read <= left:

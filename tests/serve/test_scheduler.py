@@ -129,6 +129,16 @@ def test_the_first_token_of_a_team_that_writes_nothing_does_not_wait_for_those_o
     assert scheduler.plan(running) == [(new, 64)]
 
 
+def test_a_newcomer_goes_first_also_while_a_flood_begins():
+    new = One("sky", 64)
+    scheduler, running = writers_and(new)
+    scheduler.costs.writing_ms[1] = 10.0
+    for one in running[1:16]:
+        one.to_read = 64
+
+    assert scheduler.plan(running) == [(new, 64)]
+
+
 def test_no_two_steps_in_which_writers_stand_still_follow_one_another():
     first, second = One("sky", 100), One("air", 100)
     scheduler, running = writers_and(first, second)
