@@ -13,10 +13,10 @@ import asyncio
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -141,25 +141,53 @@ async def gap(up: Up) -> tuple[float, float, float]:
     return median(before[16:]), max(after), long.first_s
 
 
-async def flood(up: Up, other: str, seconds: float = 40.0) -> tuple[float, float]:
-    """p95 of another team's time to the first token: alone, and while one team floods with 200 requests."""
-    async with client(up) as flooding, client(up, other) as quiet:
+class Caller:
+    """Another team, which asks one thing every two seconds, in a process of its own (`caller`)."""
 
-        async def every_two_seconds(until: Callable[[], bool]) -> list[float]:
-            found: list[float] = []
-            while not until():
-                began = time.perf_counter()
-                found.append((await ask(quiet, prompt_of(64, len(found)), 8)).first_s)
-                await asyncio.sleep(max(0.0, 2.0 - (time.perf_counter() - began)))
-            return found
+    def __init__(self, up: Up, key: str) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("caller.py")), str(up.port)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{key}\n")
+        self._process.stdin.flush()
 
-        end = time.perf_counter() + 20
-        idle = await every_two_seconds(lambda: time.perf_counter() > end)
-        floods = asyncio.gather(*(ask(flooding, prompt_of(64, i), 64) for i in range(200)))
-        end = time.perf_counter() + seconds
-        busy = await every_two_seconds(lambda: floods.done() or time.perf_counter() > end)
-        await floods
-    return p95(idle), p95(busy)
+    def end(self) -> list[float]:
+        """Milliseconds to the first token of each of its requests."""
+        out, _ = self._process.communicate()
+        return [float(line) for line in out.split()]
+
+
+@dataclass
+class Flood:
+    """What a flood of 200 requests of one team did; milliseconds to the first token, and between tokens."""
+
+    alone: list[float]
+    flooded: list[float]
+    gaps: list[float]
+    seconds: float
+
+    def __str__(self) -> str:
+        alone, flooded = p95(self.alone), p95(self.flooded)
+        return (
+            f"flood: p95 first token alone {alone:.0f} ms (median {median(self.alone):.0f}), flooded {flooded:.0f} ms "
+            f"(median {median(self.flooded):.0f}, longest {max(self.flooded):.0f}), {flooded / alone:.2f} x; "
+            f"the flood took {self.seconds:.1f} s, its gaps {median(self.gaps):.0f} ms, longest {max(self.gaps):.0f}"
+        )
+
+
+async def flood(up: Up, other: str, seconds: float = 20.0) -> Flood:
+    """Another team's time to the first token: alone, and while one team floods with 200 requests."""
+    caller = Caller(up, other)
+    await asyncio.sleep(seconds)
+    alone = await asyncio.to_thread(caller.end)
+    caller = Caller(up, other)
+    await asyncio.sleep(0.2)
+    began = time.perf_counter()
+    async with client(up) as http:
+        readings = await asyncio.gather(*(ask(http, prompt_of(64, i), 64) for i in range(200)))
+    took = time.perf_counter() - began
+    flooded = await asyncio.to_thread(caller.end)
+    return Flood(alone, flooded[: int(took // 2) + 1], [1000 * gap for one in readings for gap in one.gaps], took)
 
 
 def queue(up: Up, requests: int = 500) -> dict[str, Any]:
@@ -308,9 +336,13 @@ def main() -> None:
                 up.cli("team", "create", "other")
                 up.cli("person", "create", "ann", "--team", "other", "--role", "operator")
                 key = up.cli("key", "create", "--person", "ann", "--team", "other")[0]["key"]
-                idle, busy = asyncio.run(flood(up, key))
-                ratio = busy / idle
-                print(f"flood: p95 first token alone {1000 * idle:.0f} ms, flooded {1000 * busy:.0f} ms, {ratio:.2f} x")
+                floods = []
+                for _ in range(words.rounds):
+                    floods.append(asyncio.run(flood(up, key)))
+                    print(floods[-1], flush=True)
+                alone = p95([one for each in floods for one in each.alone])
+                flooded = p95([one for each in floods for one in each.flooded])
+                print(f"flood, all rounds: p95 alone {alone:.0f} ms, flooded {flooded:.0f} ms, {flooded / alone:.2f} x")
             if "queue" in parts:
                 for _ in range(words.rounds):
                     print(f"queue: {json.dumps(queue(up))}", flush=True)

@@ -73,9 +73,9 @@ async def soak(up: Up, minutes: float, clients: int) -> None:
     for share in (0.1, 0.25, 0.5, 0.75, 1.0):
         await asyncio.sleep(max(0.0, began + 60 * minutes * share - 2 - time.monotonic()))
         readings.append((resident_mb(up, "parts server"), resident_mb(up, "cerulea.serve.process")))
-        print(
-            f"{minutes * share:5.1f} min: server {readings[-1][0]:.1f} MB, engine {readings[-1][1]:.1f} MB", flush=True
-        )
+        asked = sum(number for what, number in counts.items() if not what.startswith("status"))
+        at = f"{minutes * share:5.1f} min, {asked:,} requests"
+        print(f"{at}: server {readings[-1][0]:.1f} MB, engine {readings[-1][1]:.1f} MB", flush=True)
     await asyncio.gather(*running)
     print(f"requests: {counts}")
     for place, name in enumerate(("server", "engine")):

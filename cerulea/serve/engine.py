@@ -211,7 +211,7 @@ class Engine:
             else:
                 self.failures = 0
         took = 1000 * (self.clock() - began)
-        self.scheduler.costs.note(sum(n == 1 for _, n in plan), sum(n for _, n in plan if n > 1), took)
+        self.scheduler.ran(plan, took)
         self._steps += 1
         self._step_ms = took
         return deltas

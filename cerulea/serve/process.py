@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from cerulea.core import heap
 from cerulea.core.errors import CeruleaError, Failed
 from cerulea.core.parent import die_with_parent
 from cerulea.core.values import Usage
@@ -138,6 +139,7 @@ def main(make: Callable[[Options], tuple[Steps, dict[str, Any]]]) -> int:
         make: the engine for the options, and what to say of it when it is ready.
     """
     die_with_parent()
+    heap.keep_small()
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print must not stand between our lines
 

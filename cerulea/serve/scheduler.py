@@ -5,9 +5,12 @@ Out:     the sequence to start next; a list of (sequence, tokens) for one step.
 Policy:  running sequences go first, a token each, so that no stream stands still; what is left of the step's time
          reads prompts. Teams that were served least go first, by tokens; inside a team the one that came first. A team
          with nothing running may start beyond the usual number of rows, so that a flood of another team does not
-         make it wait for one of its sequences to end.
+         make it wait for one of its sequences to end; the last part of its prompt is read in a step of its own, so
+         that its first token does not wait for theirs.
 Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
-         times what the running sequences alone would take, by measured costs.
+         times what the running sequences alone would take, by measured costs. Those who write stand still for at most
+         `STILL` of their steps, never in two steps that follow one another, and the next step reads less for it: so no
+         stream has a gap of more than 1 + `STILL` of those that it has when all who run write.
 Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tokens (`sampler`).
 """
 
@@ -19,11 +22,13 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 STRETCH = 1.8  # how much longer a step may become by reading prompts, while others write
+STILL = 1.6  # how long they may stand still for others' first tokens, in steps without any reading
 LEAST_CHUNK = 16  # tokens of a prompt that a step reads at least: below, it costs the same
 MOST_CHUNK = 512  # and at most, so that newcomers are seen soon
 SPARE_ROWS = 2  # beyond `most_running`, for teams with nothing running
 WRITTEN_WEIGHT = 2  # a token written counts as much as so many read
 SMOOTHING = 0.2  # weight of the newest step in measured costs
+MIXED = 8  # steps in a row that read beside those who write; then one without, which shows what writing takes
 
 
 class Planned(Protocol):
@@ -71,12 +76,17 @@ class Costs:
         nearest = min(self.writing_ms, key=lambda known: abs(known - writing))
         return self.writing_ms[nearest]
 
-    def chunk(self, writing: int) -> int:
-        """How many prompt tokens a step may read."""
+    def chunk(self, writing: int, still_ms: float = 0.0) -> int:
+        """How many prompt tokens a step may read, after one in which those who write stood still for so long."""
         if not writing:
             return MOST_CHUNK
-        spare_ms = (STRETCH - 1) * self.of_writing(writing)
+        usual_ms = self.of_writing(writing)
+        spare_ms = min((STRETCH - 1) * usual_ms, STILL * usual_ms - still_ms)
         return max(LEAST_CHUNK, min(MOST_CHUNK, int(spare_ms / self.reading_ms)))
+
+    def chunk_alone(self, running: int) -> int:
+        """How many a step may read in which all who write stand still, where so many run."""
+        return min(MOST_CHUNK, int(STILL * self.of_writing(running) / self.reading_ms))
 
 
 class Scheduler(Generic[S]):
@@ -91,6 +101,8 @@ class Scheduler(Generic[S]):
         self.costs = Costs()
         self._lines: dict[str, deque[S]] = {}
         self._served: dict[str, int] = {}  # tokens, weighted, of teams that wait or run
+        self._still_ms: float | None = None  # that the last step took, where nobody who writes had a token of it
+        self._mixed = 0  # steps since the last one in which only those who write had a token
         self.waiting = 0
 
     def add(self, sequence: S, running: Iterable[S] = ()) -> None:
@@ -150,10 +162,14 @@ class Scheduler(Generic[S]):
     def plan(self, running: list[S]) -> list[tuple[S, int]]:
         """Who works in the next step, and on how many tokens each."""
         writes = [(one, 1) for one in running if one.to_read == 1 and one.may_go_on]
-        left = self.costs.chunk(len(writes))
-        reads = []
         # Least served team first; sorting keeps the order of arrival inside a team.
-        for one in sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0)):
+        reading = sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0))
+        if writes and self._still_ms is None and (firsts := self._firsts(running, reading)):
+            return firsts
+        if writes and self._mixed >= MIXED:
+            return writes
+        left, reads = self.costs.chunk(len(writes), self._still_ms or 0.0), []
+        for one in reading:
             if left <= 0:
                 break
             # The last known token is read when the one after it is leased.
@@ -161,6 +177,26 @@ class Scheduler(Generic[S]):
             reads.append((one, count))
             left -= count
         return writes + reads
+
+    def ran(self, plan: list[tuple[S, int]], step_ms: float) -> None:
+        """A step that was planned so took this long."""
+        writing, read = sum(n == 1 for _, n in plan), sum(n for _, n in plan if n > 1)
+        self._still_ms = None if writing else step_ms
+        self._mixed = self._mixed + 1 if read else 0
+        self.costs.note(writing, read, step_ms)
+
+    def _firsts(self, running: list[S], reading: list[S]) -> list[tuple[S, int]]:
+        """What brings a first token to teams that write nothing, and were not served more than those who do."""
+        writing = {one.team for one in running if one.to_read == 1}
+        least = min(self._served.get(team, 0) for team in writing)
+        # Those who read now write soon: a flood that begins has few who write and many who will.
+        left, firsts = self.costs.chunk_alone(len(running)), []
+        for one in reading:
+            new = one.team not in writing and self._served.get(one.team, 0) <= least
+            if new and one.may_go_on and one.to_read <= left:
+                firsts.append((one, one.to_read))
+                left -= one.to_read
+        return firsts
 
     def count(self, team: str, *, read: int = 0, written: int = 0) -> None:
         """A team was served so many tokens."""

@@ -12,6 +12,7 @@ from cerulea.core.errors import GrammarInvalid, Invalid, PromptTooLong, QueueFul
 from cerulea.core.values import Usage
 from cerulea.serve.engine import Engine
 from cerulea.serve.request import Delta, Request, SamplingParams, delta_from_json, request_from_json
+from cerulea.serve.scheduler import Costs
 from cerulea.serve.sequence import Sequence
 from tests.serve.toys import END, Likeliest, ToyRunner, continuation
 
@@ -197,6 +198,26 @@ def test_choices_of_one_team_do_not_hold_up_another():
 
     assert (one.stats.running, one.stats.waiting) == (3, 1)
     assert tokens(finish(one)["b"]) == continuation((7, 8), 8)
+
+
+def test_the_first_token_of_a_newcomer_comes_before_the_next_ones_of_a_flood():
+    one = engine(rows=8, most_running=4)
+    for number in range(6):
+        one.submit(request(f"sea{number}", (number, 4, 5), max_tokens=12))
+    while one.stats.written_tokens < 8:
+        one.step()
+    one.scheduler.costs = Costs(writing_ms={4: 40.0}, reading_ms=0.5)
+    new = tuple(range(20))
+    one.submit(request("sky", new, team="sky"))
+
+    first, second = one.step(), one.step()
+
+    assert [delta.id for delta in first] == ["sky"]
+    assert [delta.id for delta in second] == ["sea0", "sea1", "sea2", "sea3", "sky"]
+    written = finish(one)
+    assert tokens([*first, second[-1], *written["sky"]]) == continuation(new, 8)
+    for number in (4, 5):
+        assert tokens(written[f"sea{number}"]) == continuation((number, 4, 5), 12)
 
 
 def test_steps_that_fail_one_after_the_other_are_counted():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cerulea.serve.scheduler import LEAST_CHUNK, MOST_CHUNK, STRETCH, Costs, Scheduler
+from cerulea.serve.scheduler import LEAST_CHUNK, MOST_CHUNK, STILL, STRETCH, Costs, Scheduler
 
 
 @dataclass(eq=False)
@@ -112,6 +112,98 @@ def test_running_sequences_go_first_and_prompts_take_what_is_left_of_the_step():
     assert plan == [(running[0], 1), (running[2], 1), (running[3], 30), (running[1], spare - 30)]
 
 
+def writers_and(*more: One) -> tuple[Scheduler, list[One]]:
+    """Sixteen that write, all of one team, and more; a step of theirs takes 40 ms, a prompt token 0.5."""
+    scheduler: Scheduler = Scheduler(16)
+    scheduler.costs = Costs(writing_ms={16: 40.0}, reading_ms=0.5)
+    running = [*(One("sea") for _ in range(16)), *more]
+    for one in running:
+        scheduler.count(one.team, read=0)
+    return scheduler, running
+
+
+def test_the_first_token_of_a_team_that_writes_nothing_does_not_wait_for_those_of_others():
+    new = One("sky", 64)
+    scheduler, running = writers_and(new, One("sea", 30))
+
+    assert scheduler.plan(running) == [(new, 64)]
+
+
+def test_a_newcomer_goes_first_also_while_a_flood_begins():
+    new = One("sky", 64)
+    scheduler, running = writers_and(new)
+    scheduler.costs.writing_ms[1] = 10.0
+    for one in running[1:16]:
+        one.to_read = 64
+
+    assert scheduler.plan(running) == [(new, 64)]
+
+
+def test_no_two_steps_in_which_writers_stand_still_follow_one_another():
+    first, second = One("sky", 100), One("air", 100)
+    scheduler, running = writers_and(first, second)
+
+    plan = scheduler.plan(running)
+    assert plan == [(first, 100)]
+    assert scheduler.plan(running) == plan  # looking changes nothing
+    scheduler.ran(plan, 50.0)
+    first.to_read = 1
+    scheduler.count("sky", read=100, written=1)
+
+    plan = scheduler.plan(running)
+    left = max(LEAST_CHUNK, int((STILL * 40 - 50) / scheduler.costs.reading_ms))
+    assert plan == [*((one, 1) for one in running if one.to_read == 1), (second, left)]
+
+
+def test_a_prompt_that_is_too_long_is_read_beside_the_writers_but_for_its_last_part():
+    long = One("sky", 180)
+    scheduler, running = writers_and(long)
+    assert 180 > STILL * 40 / 0.5 > 180 - scheduler.costs.chunk(16)
+
+    plan = scheduler.plan(running)
+    assert plan == [*((one, 1) for one in running[:16]), (long, scheduler.costs.chunk(16))]
+    long.to_read -= scheduler.costs.chunk(16)
+    scheduler.ran(plan, 72.0)
+
+    assert scheduler.plan(running) == [(long, long.to_read)]
+
+
+def test_a_team_that_writes_or_was_served_more_does_not_make_others_stand_still():
+    scheduler, running = writers_and(One("sea", 20))
+    assert len(scheduler.plan(running)) == 17
+
+    scheduler, running = writers_and(One("sky", 20), One("sky"))
+    assert len(scheduler.plan(running)) == 18
+
+    scheduler, running = writers_and(One("sky", 20))
+    scheduler.count("sky", read=1)
+    assert len(scheduler.plan(running)) == 17
+
+
+def test_a_stream_beside_newcomers_without_end_is_never_without_a_token_for_long():
+    """Every step brings another team's prompt; the times are those that the costs say."""
+    scheduler, running = writers_and(One("sea", 400))
+    old, gap, longest, firsts = running[16], 0.0, 0.0, 0
+    for number in range(200):
+        new = One(f"team{number}", 120)
+        scheduler.count(new.team, read=0)
+        running = [*running[:16], *(one for one in running[16:] if one.to_read > 1), new]
+        plan = scheduler.plan(running)
+        writing = sum(n == 1 for _, n in plan)
+        took = 40.0 * (writing > 0) + scheduler.costs.reading_ms * sum(n for _, n in plan if n > 1)
+        for one, n in plan:
+            one.to_read = max(1, one.to_read - n)
+            firsts += one.team != "sea" and one.to_read == 1
+        scheduler.ran(plan, took)
+        longest = max(longest, gap + took)
+        gap = 0.0 if writing else gap + took
+
+    least = LEAST_CHUNK * scheduler.costs.reading_ms  # which a step may read in any case
+    assert STRETCH * 40 < longest <= (1 + STILL) * 40 + least
+    assert firsts >= 80  # nearly one in each pair of steps
+    assert old.to_read == 1  # what is left of the steps reads for those who were served more
+
+
 def test_what_has_no_lease_waits_and_keeps_its_row():
     scheduler: Scheduler = Scheduler(8)
 
@@ -130,6 +222,18 @@ def test_costs_are_measured():
     assert costs.chunk(1) == costs.chunk(8)  # the nearest that was measured
     costs.reading_ms = 100.0
     assert costs.chunk(8) == LEAST_CHUNK
+
+
+def test_what_writing_takes_is_seen_also_while_prompts_are_read_without_end():
+    """All takes four times as long as before: by what writing took then, reading would look dear for ever."""
+    scheduler, running = writers_and(*(One("sea", 1000) for _ in range(50)))
+    for _ in range(200):
+        plan = scheduler.plan(running)
+        read = sum(n for _, n in plan if n > 1)
+        scheduler.ran(plan, 4 * (40.0 + 0.5 * read))
+
+    assert abs(scheduler.costs.of_writing(16) - 160) < 10
+    assert scheduler.costs.chunk(16) > 40
 
 
 def test_a_dropped_request_waits_no_more():
