@@ -120,7 +120,8 @@ class League:
                 name = self.game.bots[result.opponent.member] if kind == BOT else "past"
                 self.pool.count(name, result.won)
                 other = name if kind == BOT else f"past-{result.opponent.member}"
-                self.state.ratings = noted(self.state.ratings, other, result.won)
+                # A match that was cut off is nobody's loss, as in reported ratings; in shares it is not won.
+                self.state.ratings = noted(self.state.ratings, other, 0.5 if result.timeout else result.won)
         return mains
 
     # -- the pool ----------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from cerulea.train.rollout import Rollout, Sides
 
 FloatArray = NDArray[np.float32]
 Summed = Callable[..., list[float]]
+RETURNS_UPDATES = 50  # so many updates weigh in the spread of returns
 TOLD = ("loss", "policy_loss", "value_loss", "entropy", "divergence", "clipped", "gradient_norm", "explained_variance")
 
 
@@ -50,28 +51,32 @@ def shaped(reward: FloatArray, sides: Sides, keys: LearnKeys, fraction: float) -
     return np.ascontiguousarray(shaped.reshape(reward.shape), np.float32)
 
 
-def spread(
-    reward: FloatArray, r: Rollout, running_MP: NDArray[np.float64], state: PlayState, discount: float, summed: Summed
-) -> np.float32:
-    """The running standard deviation of discounted returns, over all processes; `running_MP` goes on in place."""
-    seen = []
-    for t in range(r.steps):
-        running_MP *= discount
-        running_MP += reward[t]
-        seen.append(running_MP[r.learns[t]])
-        running_MP[r.terminated[t] | r.truncated[t]] = 0.0
-    values = np.concatenate(seen)
-    count, total, squares = summed(float(len(values)), float(values.sum()), float((values**2).sum()))
-    if count:
-        mean = total / count
-        m2 = max(0.0, squares - count * mean * mean)
-        both = state.returns_seen + count
-        delta = mean - state.returns_mean
-        state.returns_m2 += m2 + delta * delta * state.returns_seen * count / both
-        state.returns_mean += delta * count / both
-        state.returns_seen = both
+def spread(state: PlayState) -> np.float32:
+    """By what rewards are divided: the standard deviation of returns, as far as any have been noted; else 1."""
     deviation = math.sqrt(state.returns_m2 / state.returns_seen) if state.returns_seen > 1 else 1.0
     return np.float32(max(deviation, 1e-4))
+
+
+def note_returns(state: PlayState, returns_N: FloatArray, summed: Summed) -> None:
+    """Take the returns of an update's decisions, in the game's own units, into their spread, over all processes.
+
+    These are what the value learns, so that what it learns has a spread of about 1, in games of turns and of rare pay
+    too. Older updates count less and less: returns change with the player.
+    """
+    values = returns_N.astype(np.float64)
+    count, total, squares = summed(float(len(values)), float(values.sum()), float((values**2).sum()))
+    if not count:
+        return
+    if state.returns_seen > RETURNS_UPDATES * count:
+        state.returns_m2 *= RETURNS_UPDATES * count / state.returns_seen
+        state.returns_seen = RETURNS_UPDATES * count
+    mean = total / count
+    m2 = max(0.0, squares - count * mean * mean)
+    both = state.returns_seen + count
+    delta = mean - state.returns_mean
+    state.returns_m2 += m2 + delta * delta * state.returns_seen * count / both
+    state.returns_mean += delta * count / both
+    state.returns_seen = both
 
 
 class Learner:

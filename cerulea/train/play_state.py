@@ -28,7 +28,6 @@ from cerulea.train.rollout import Player
 
 POOL, MATCHES = "pool.safetensors", "matches-{rank}.safetensors"
 PROCESSES, HALVES = "number of processes", "number of halves"  # of a process's matches; in a checkpoint's binding
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(slots=True)
@@ -126,7 +125,7 @@ def card_of(game: Game, policy: Policy, state: PlayState, pool: Pool) -> ModelCa
     )
 
 
-def matches_of(player: Player, running_MP: FloatArray) -> dict[str, Tensor]:
+def matches_of(player: Player) -> dict[str, Tensor]:
     """The matches in flight of one Player, as tensors that safetensors keeps."""
     opponents = np.array([(KINDS.index(o.kind), o.member, o.side, o.learner) for o in player.opponents], np.int64)
     arrays: dict[str, NDArray[Any]] = {
@@ -135,14 +134,13 @@ def matches_of(player: Player, running_MP: FloatArray) -> dict[str, Tensor]:
         "paid": player.paid_MP,
         "fresh": player.fresh_M.view(np.uint8),
         "begun": np.array([player.begun]),
-        "running": running_MP,
         **{f"game.{name}": array for name, array in player.game.state().items()},
     }
     tensors = {name: torch.from_numpy(_plain(array).copy()) for name, array in arrays.items()}
     return {**tensors, "state": player.state.to("cpu", copy=True)}
 
 
-def load_matches(path: Path, player: Player, running_MP: FloatArray) -> None:
+def load_matches(path: Path, player: Player) -> None:
     """Take matches up again where `matches_of` left them."""
     tensors, game = load_file(path), player.game
     player.opponents = [Opponent(KINDS[k], m, s, n) for k, m, s, n in tensors["opponents"].tolist()]
@@ -152,7 +150,6 @@ def load_matches(path: Path, player: Player, running_MP: FloatArray) -> None:
     player.fresh_M[:] = tensors["fresh"].numpy().view(np.bool_)
     player.begun = int(tensors["begun"])
     player.state = tensors["state"].to(player.device, copy=True)
-    running_MP[:] = tensors["running"].numpy()
     current = game.state()
     game.restore(
         {

@@ -300,8 +300,10 @@ class Player:
                 game.step(r.action[t], self.tick)
                 self._note(t)
                 self.fresh_M[:] = False
+                if self.tick.truncated_MP.any():
+                    self._cut_off(t)
                 if self.tick.ended_M.any():
-                    results += self._ended(t, choose)
+                    results += self._ended(choose)
                 r.fresh[t + 1] = self.fresh_M[:, None]
                 game.observe(r.look(t + 1))
                 self.infer_s += decided - began
@@ -318,14 +320,15 @@ class Player:
         self.paid_MP += tick.reward_MP
         self.length_M += 1
 
-    def _ended(self, t: int, choose: Callable[[int], Opponent]) -> list[Result]:
-        """Values of what was cut off, results, and new matches in their places."""
-        r, tick, game = self.rollout, self.tick, self.game
-        if r.truncated[t].any():
-            game.observe(self.final)
-            look = self.final
-            still = np.zeros_like(r.fresh[t])
-            self._values((look.vector_MPF, look.units_MPUF, look.critic_MPF), still, r.after[t])
+    def _cut_off(self, t: int) -> None:
+        """Values of what would have followed for players who were cut off, whether or not their match goes on."""
+        look, r = self.final, self.rollout
+        self.game.observe(look)
+        self._values((look.vector_MPF, look.units_MPUF, look.critic_MPF), np.zeros_like(r.fresh[t]), r.after[t])
+
+    def _ended(self, choose: Callable[[int], Opponent]) -> list[Result]:
+        """Results of matches that ended, and new matches in their places."""
+        tick, game = self.tick, self.game
         game.read_meters(self.meters)
         results = []
         ended_M = tick.ended_M.copy()

@@ -22,6 +22,7 @@ from time import monotonic, perf_counter
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -41,7 +42,7 @@ from cerulea.train.checkpoint import (
 )
 from cerulea.train.fitting import refuse_too_large
 from cerulea.train.league import League
-from cerulea.train.learn import rate_at, shaped, spread
+from cerulea.train.learn import FloatArray, note_returns, rate_at, shaped, spread
 from cerulea.train.opponents import MAIN, Opponent
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
@@ -143,12 +144,11 @@ class Run:
         self.matches = halves * game.matches
         pinned = device.type == "cuda"
         self.rollout = Rollout(game, self.keys.rollout, self.shape.state, matches=self.matches, pinned=pinned)
-        self.running_MP = np.zeros((self.matches, game.players))  # discounted sums, for the spread of returns
-        self.parts = [slice(i * game.matches, (i + 1) * game.matches) for i in range(halves)]
+        parts = [slice(i * game.matches, (i + 1) * game.matches) for i in range(halves)]
         self.seed, first, all_of_them = mixed(self.keys.seed, 77), team.rank * halves, team.ranks * halves
         self.players = [
             Player(each, self.league.nets, self.rollout.part(part), seed=self.seed, rank=first + i, ranks=all_of_them)
-            for i, (each, part) in enumerate(zip(games, self.parts, strict=True))
+            for i, (each, part) in enumerate(zip(games, parts, strict=True))
         ]
         self.threads = ThreadPoolExecutor(halves, thread_name_prefix="player") if halves > 1 else None
 
@@ -202,8 +202,8 @@ class Run:
         self.recent_steps.extend(self.state.recent_steps)
         weights, members = (load_file(checkpoint.folder / name) for name in ("model.safetensors", POOL))
         self.league.go_on(self.state, weights, tensors, members, state["pool"])
-        for player, part in zip(self.players, self.parts, strict=True):
-            load_matches(checkpoint.folder / MATCHES.format(rank=player.rank), player, self.running_MP[part])
+        for player in self.players:
+            load_matches(checkpoint.folder / MATCHES.format(rank=player.rank), player)
         self.resumed = checkpoint
         self.before_s = self.saved_at = self.state.elapsed_s
         if self.team.leads:
@@ -248,22 +248,16 @@ class Run:
         played = perf_counter()
         sides = self.players[0].sides
         reward = shaped(r.reward, sides, keys, fraction)
-        reward = reward / spread(reward, r, self.running_MP, state, keys.discount, self.learner.summed)
         told_TMP = told_decisions(r.acting, r.terminated | r.truncated)
-        advantage = advantages(
-            reward,
-            r.value,
-            r.acting[:-1],
-            r.terminated,
-            r.truncated,
-            r.after,
-            r.last,
-            discount=keys.discount,
-            trace=keys.trace,
-            told_TMP=told_TMP,
-        )
         decided = float(r.learns.sum())
         r.learns &= told_TMP
+        if not state.returns_seen:  # what was paid until the rollout's end is all that is known of returns yet
+            nothing = np.zeros_like(r.value)
+            paid = self._advantages(reward, nothing, nothing, nothing[0], told_TMP, trace=1.0)
+            note_returns(state, paid[r.learns], self.learner.summed)
+        scale = spread(state)
+        advantage = self._advantages(reward / scale, r.value, r.after, r.last, told_TMP, trace=keys.trace)
+        note_returns(state, (advantage + r.value)[r.learns] * scale, self.learner.summed)
         told = self.league.learn(r, sides, advantage, fraction)
         state.step += 1
         counts = self.learner.summed(decided, float(r.acting[:-1].sum()))
@@ -296,6 +290,20 @@ class Run:
         if self.metrics:
             self.metrics.add("progress", asdict(progress))
         return progress
+
+    def _advantages(
+        self,
+        reward: FloatArray,
+        value: FloatArray,
+        after: FloatArray,
+        last: FloatArray,
+        told: NDArray[np.bool_],
+        *,
+        trace: float,
+    ) -> FloatArray:
+        r, discount = self.rollout, self.keys.discount
+        acting, ends = r.acting[:-1], (r.terminated, r.truncated)
+        return advantages(reward, value, acting, *ends, after, last, discount=discount, trace=trace, told_TMP=told)
 
     def _remember(self, results: list[Result]) -> None:
         """What was lately paid, and how it was played."""
@@ -337,8 +345,7 @@ class Run:
         self.saved_at = self._elapsed()
         self.state.stepping_s = monotonic() - self.stepping_from
         self.state.recent, self.state.recent_steps = list(self.recent), list(self.recent_steps)
-        held = zip(self.players, self.parts, strict=True)
-        matches = [matches_of(player, self.running_MP[part]) for player, part in held]
+        matches = [matches_of(player) for player in self.players]
         if self.team.ranks > 1:
             everyones: list[list[dict[str, Tensor]]] = [[] for _ in range(self.team.ranks)]
             dist.all_gather_object(everyones, matches)
