@@ -277,19 +277,19 @@ def prey(w, m, h, side, far):
 @njit(cache=True, nogil=True)
 def can_finish(w, m, side, far):
     """Whether those of ours who are so near the enemy's ancient would outlive it, wave or none."""
-    unit, tick = w.unit[m], w.match[m, TICK]
+    unit, match = w.unit[m], w.match[m]
     t = r.ANCIENT0 + 1 - side
-    if not vulnerable(unit, w.match[m], t):
+    if not vulnerable(unit, match, t):
         return False
     hp, ours, theirs = 0, 0, unit[DAMAGE, t] // unit[PERIOD, t]
-    for i in range(w.match[m, PER_SIDE]):
+    for i in range(match[PER_SIDE]):
         a, e = 5 * side + i, 5 * (1 - side) + i
         if unit[ALIVE, a] and distance2(unit, a, t) <= far * far:
             hp += unit[HP, a]
             ours += unit[DAMAGE, a] // unit[PERIOD, a]
         if unit[ALIVE, e] and w.seen[m, side, e] and distance2(unit, e, t) <= far * far:
             theirs += unit[DAMAGE, e] // unit[PERIOD, e]
-    ours = worn(ours, tick)
+    ours = worn(ours, match)
     if wave_at(w, m, side, side, t, r.NEAR_CREEP) == 0:
         ours = ours * r.ALONE // 100
     # Ticks to tear it down, and to come to where one can.

@@ -83,11 +83,12 @@ def in_reach(unit, a, b):
 
 
 @njit(cache=True, nogil=True)
-def worn(amount, tick):
-    """What a blow at a building comes to at this tick."""
+def worn(amount, match):
+    """What a blow at a building comes to by now."""
+    tick = match[TICK]
     if tick <= r.WEAR_FROM:
         return amount
-    return amount * (60 * r.S * 100 + r.WEAR * (tick - r.WEAR_FROM)) // (60 * r.S * 100)
+    return amount * (60 * r.S * 100 + r.WEAR[int(match[LANE_MASK] == 7)] * (tick - r.WEAR_FROM)) // (60 * r.S * 100)
 
 
 @njit(cache=True, nogil=True)
@@ -100,7 +101,7 @@ def deal(w, m, a, b, amount):
             amount = amount * r.ALONE // 100
         if b >= r.ANCIENT0 and 10 <= a < r.TOWER0 and match[LANE_MASK] == 7:
             amount = amount * r.ANCIENT_CREEPS // 100
-        amount = worn(amount, tick)
+        amount = worn(amount, match)
         if a < r.TOWER0 and match[BUFF_A + side_of(a)] > tick:
             amount = amount * (100 + r.BOSS_BONUS) // 100
     if b < 10 and hero[BASTION, b] > tick:

@@ -115,7 +115,8 @@ BUILDING_PERIOD = S
 BUILDING_RADIUS = U  # one stands this far from its middle
 NEAR_CREEP = 8 * U  # without an attacker's creep so near, a building takes ALONE per cent
 ALONE = 40
-WEAR_FROM, WEAR = 150 * S, 150  # from then on buildings take so many per cent more with each minute
+WEAR_FROM = 150 * S  # from then on buildings take more with each minute:
+WEAR = np.array([150, 220], np.int64)  # so many per cent, in one lane and in three
 TOWER_GOLD = 150 * G
 AGGRO = 2 * S  # a tower prefers who hurt a hero within this time
 
