@@ -90,6 +90,7 @@ class SideVector(gym.vector.VectorEnv[dict[str, Any], Any, Any]):  # type: ignor
         self._others = np.ones((matches, self.game.players), np.bool_)
         self._others[:, self.ours] = False
         self._seed_M = np.arange(matches).astype(np.uint64)
+        self._cut_M = np.zeros(matches, np.bool_)  # where our players were cut off by a limit of time
         self._number = 0  # steps since all matches began
         self.opponent = opponent
         if opponent is None and self._others.any():
@@ -112,8 +113,13 @@ class SideVector(gym.vector.VectorEnv[dict[str, Any], Any, Any]):  # type: ignor
             if self.opponent is not None:
                 self.opponent.begin(self.game)
         self.game.reset(self._seed_M, where)
-        self._tick.ended_M[where] = False
+        self._tick.ended_M[where], self._cut_M[where] = False, False
         return self._show(), self._info()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all matches are over."""
+        return bool(self._tick.ended_M.all())
 
     def _show(self) -> dict[str, Any]:
         self.game.observe(self._look)
@@ -136,8 +142,9 @@ class SideVector(gym.vector.VectorEnv[dict[str, Any], Any, Any]):  # type: ignor
         self.game.step(self._action, self._tick)
         seen, ours, tick = self._show(), self.ours, self._tick
         reward = tick.reward_MP[:, ours].mean(1).astype(np.float64)
-        truncated = tick.truncated_MP[:, ours].any(1)
-        terminated = tick.terminated_MP[:, ours].any(1) & tick.ended_M & ~truncated
+        # A side may be out before its match is over, which is when it learns who has won.
+        self._cut_M |= tick.truncated_MP[:, ours].any(1)
+        truncated, terminated = tick.ended_M & self._cut_M, tick.ended_M & ~self._cut_M
         return seen, reward, terminated, truncated, self._info()
 
 
@@ -168,7 +175,7 @@ class Side(gym.Env[dict[str, Any], Any]):  # type: ignore[misc]
         """Begin a match, and play it to where this side is to act."""
         super().reset(seed=seed)
         seen, info = self.vector.reset(seed=int(self.np_random.integers(2**31)) if seed is None else seed)
-        while not info["acting"].any():
+        while not (info["acting"].any() or self.vector.ended):
             seen, _, _, _, info = self.vector.step(self._nothing)
         return self._one(seen), {}
 
