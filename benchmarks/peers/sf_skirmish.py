@@ -63,6 +63,11 @@ class Heroes(gym.Env):
         return self._look(), list(reward), list(terminated), list(truncated), infos
 
 
+def make(full_env_name: str, cfg: Any = None, env_config: Any = None, render_mode: Any = None) -> Heroes:
+    """An environment for one of its workers, which are processes."""
+    return Heroes(cfg.matches, seed=1 + (env_config.env_id if env_config else 0))
+
+
 def settings(folder: str, matches: int, seconds: int) -> Any:
     """Its defaults, but for the sizes that two cores ask for."""
     words = [
@@ -125,9 +130,6 @@ def main() -> None:
     parser.add_argument("--matches", type=int, default=16)
     words = parser.parse_args()
     torch.set_num_threads(2)
-
-    def make(full_env_name: str, cfg: Any = None, env_config: Any = None, render_mode: Any = None) -> Heroes:
-        return Heroes(cfg.matches, seed=1 + (env_config.env_id if env_config else 0))
 
     register_env("rift_skirmish", make)
     folder = tempfile.mkdtemp()

@@ -4,8 +4,8 @@ In:      shares, quality scores, results.
 Out:     an Opponent for each new match, a function of (seed, number of the match) and of what was known then.
 Kept:    past selves are drawn by OpenAI Five's scores (arXiv 1912.06680, appendix N): p ~ exp(q); a new one begins at
          the largest q; one that was beaten loses 0.01 / (N p). With `pfsp` and `league` they are drawn by AlphaStar's
-         f_hard, (1 - share won)^2, as scripted players always are. The pool forgets the member of the lowest quality,
-         but never the newest. No more than `groups` members have matches in flight at one time.
+         f_hard, (1 - share won)^2; scripted players by what they teach (`teaches`). The pool forgets the member of the
+         lowest quality, but never the newest. No more than `groups` members have matches in flight at one time.
 Not here: weights of past selves (`selfplay`), how matches run (`rollout`).
 
 A league has three nets that learn: the main one, its exploiter, who plays against it and its past, and the league's
@@ -137,6 +137,15 @@ def shares_now(own: float, past: float, bots: float, fraction: float) -> tuple[f
     return own + bots * 0.75, past + bots * 0.25, 0.0
 
 
+def teaches(won: float) -> float:
+    """How often a scripted player is met against whom such a share is won, before all are made to add up to 1.
+
+    Most is learned from those who are beaten now and then. One who always wins teaches little, one who never does
+    nothing new; yet both are met sometimes: what is not met is forgotten, and who is not met is never beaten.
+    """
+    return 0.03 + won * (1.0 - won) + 0.1 * (1.0 - won)
+
+
 def choose(
     pool: Pool,
     bots: tuple[str, ...],
@@ -166,16 +175,12 @@ def choose(
     kind = _drawn(kinds, mixed(seed, number, 101))
     side = mixed(seed, number, 102) % sides
     if kind == 1:
-        return Opponent(PAST, _member(pool, MAIN, pool.active, mixed(seed, number, 103)), side)
+        # The few that are active were drawn by their worth, which would count twice if they were not met alike.
+        return Opponent(PAST, _drawn([(member, 1.0) for member in pool.active], mixed(seed, number, 103)), side)
     if kind == 2:
-        # Even one who never loses is met now and then: what is not met is forgotten.
-        hard = [(i, 0.03 + (1 - pool.shares.get(name, 0.5)) ** 2) for i, name in enumerate(bots)]
-        return Opponent(BOT, _drawn(hard, mixed(seed, number, 103)), side)
+        met = [(i, teaches(pool.shares.get(name, 0.5))) for i, name in enumerate(bots)]
+        return Opponent(BOT, _drawn(met, mixed(seed, number, 103)), side)
     return Opponent(SELF)
-
-
-def _member(pool: Pool, learner: int, among: Collection[int], bits: int) -> int:
-    return _drawn(list(zip(pool.steps, pool.probabilities(learner, among), strict=True)), bits)
 
 
 def _exploit(pool: Pool, learner: int, seed: int, number: int, sides: int) -> Opponent:
@@ -186,4 +191,5 @@ def _exploit(pool: Pool, learner: int, seed: int, number: int, sides: int) -> Op
     against_now = 1.0 if not among else 0.0 if learner == ROVER else 0.5 if hopeless else 1.0
     if mixed(seed, number, 101) / 2**64 < against_now:
         return Opponent(NOW, side=side, learner=learner)
-    return Opponent(PAST, _member(pool, learner, among, mixed(seed, number, 103)), side, learner)
+    worth = zip(pool.steps, pool.probabilities(learner, among), strict=True)
+    return Opponent(PAST, _drawn(list(worth), mixed(seed, number, 103)), side, learner)

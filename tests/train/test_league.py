@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cerulea.core.errors import RecipeInvalid
 from cerulea.core.values import Checkpoint, PlayProgress
 from cerulea.games.catalog import make_game
 from cerulea.train.learn import Learner
-from cerulea.train.opponents import HUNTER, LINE, MAIN, NOW, PAST, ROVER, SELF, Opponent, Pool, choose
+from cerulea.train.opponents import HUNTER, LINE, MAIN, NOW, PAST, ROVER, SELF, Opponent, Pool, choose, teaches
 from cerulea.train.parallel import Team
 from cerulea.train.ppo import advantages, told_decisions
 from cerulea.train.rated import noted, taken_in, without
@@ -117,6 +118,29 @@ def test_exploiters_hunt_the_main_net_and_learn_from_its_past_when_that_is_hopel
     hunted = [o for o in drawn() if o.learner == HUNTER]
     assert {o.kind for o in hunted} == {NOW, PAST}
     assert all(o.member < LINE for o in hunted if o.kind == PAST)
+
+
+def test_scripted_players_are_met_by_what_they_teach():
+    """Most those who are beaten now and then; next those who never are; last those who always are; nobody never."""
+    assert teaches(0.5) > teaches(0.05) > teaches(0.0) > teaches(0.95) > teaches(1.0) > 0
+    pool = Pool(shares={"easy": 1.0, "even": 0.5, "strong": 0.0})
+
+    met = Counter(
+        choose(pool, ("easy", "even", "strong"), (0.0, 0.0, 1.0), seed=3, number=n, sides=2).member
+        for n in range(2_000)
+    )
+
+    assert met[1] > met[2] > met[0] > 20
+
+
+def test_active_members_are_met_alike():
+    """They were drawn by their worth when they became active."""
+    pool = Pool(steps=[1, 2, 3], quality=[0.0, -3.0, -3.0], active=[1, 2])
+
+    met = Counter(choose(pool, (), (0.0, 1.0, 0.0), seed=3, number=n, sides=2).member for n in range(2_000))
+
+    assert set(met) == {1, 2}
+    assert abs(met[1] - met[2]) < 200
 
 
 def test_pfsp_meets_those_who_are_hard_to_beat():

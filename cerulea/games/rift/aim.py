@@ -10,7 +10,7 @@ from __future__ import annotations
 from numba import njit
 
 from cerulea.games.rift import rules as r
-from cerulea.games.rift.combat import cast_fits, castable, in_reach, vulnerable
+from cerulea.games.rift.combat import cast_fits, castable, in_reach, vulnerable, worn
 from cerulea.games.rift.motion import can_walk, distance2, free, toward_zero
 from cerulea.games.rift.world import (
     ALIVE,
@@ -272,6 +272,41 @@ def prey(w, m, h, side, far):
         if unit[ALIVE, e] and w.seen[m, side, e] and distance2(unit, h, e) <= far * far and unit[HP, e] < least:
             best, least = e, unit[HP, e]
     return best
+
+
+@njit(cache=True, nogil=True)
+def nearest_hero(w, m, h, side, far):
+    """The nearest enemy hero that is seen so near; -1 where none is."""
+    unit = w.unit[m]
+    best, best_d = -1, far * far + 1
+    for e in range(5 * (1 - side), 5 * (1 - side) + w.match[m, PER_SIDE]):
+        if unit[ALIVE, e] and w.seen[m, side, e]:
+            d = distance2(unit, h, e)
+            if d < best_d:
+                best, best_d = e, d
+    return best
+
+
+@njit(cache=True, nogil=True)
+def can_finish(w, m, side, far):
+    """Whether those of ours who are so near the enemy's ancient would outlive it, wave or none."""
+    unit, tick = w.unit[m], w.match[m, TICK]
+    t = r.ANCIENT0 + 1 - side
+    if not vulnerable(unit, w.match[m], t):
+        return False
+    hp, ours, theirs = 0, 0, unit[DAMAGE, t] // unit[PERIOD, t]
+    for i in range(w.match[m, PER_SIDE]):
+        a, e = 5 * side + i, 5 * (1 - side) + i
+        if unit[ALIVE, a] and distance2(unit, a, t) <= far * far:
+            hp += unit[HP, a]
+            ours += unit[DAMAGE, a] // unit[PERIOD, a]
+        if unit[ALIVE, e] and w.seen[m, side, e] and distance2(unit, e, t) <= far * far:
+            theirs += unit[DAMAGE, e] // unit[PERIOD, e]
+    ours = worn(ours, tick)
+    if wave_at(w, m, side, side, t, r.NEAR_CREEP) == 0:
+        ours = ours * r.ALONE // 100
+    # Ticks to tear it down, and to come to where one can.
+    return ours > 0 and 2 * hp > 3 * theirs * (unit[HP, t] // ours + 3 * r.S)
 
 
 @njit(cache=True, nogil=True)

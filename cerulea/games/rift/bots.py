@@ -42,7 +42,7 @@ def bot_action(w, m, h, tier):
     if tier == PUSHER:
         return pusher_action(w, m, h, side, lane)
     if tier == LANER:
-        return laner_action(w, m, h, side, lane)
+        return laner_action(w, m, h, side, lane, False)
     if tier == TEAM_PLUS:
         w.hero[m, INCOME, h] = PLUS_INCOME
     return team_action(w, m, h, side, lane)

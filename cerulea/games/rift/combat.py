@@ -82,6 +82,14 @@ def in_reach(unit, a, b):
 
 
 @njit(cache=True, nogil=True)
+def worn(amount, tick):
+    """What a blow at a building comes to at this tick."""
+    if tick <= r.WEAR_FROM:
+        return amount
+    return amount * (60 * r.S * 100 + r.WEAR * (tick - r.WEAR_FROM)) // (60 * r.S * 100)
+
+
+@njit(cache=True, nogil=True)
 def deal(w, m, a, b, amount):
     """Unit a hurts unit b by so much before what softens it."""
     hero, match, work = w.hero[m], w.match[m], w.work[m]
@@ -89,8 +97,7 @@ def deal(w, m, a, b, amount):
     if b >= r.TOWER0 and b != r.BOSS:
         if work[W_CREEP_NEAR, b] == 0:
             amount = amount * r.ALONE // 100
-        if tick > r.WEAR_FROM:
-            amount = amount * (60 * r.S * 100 + r.WEAR * (tick - r.WEAR_FROM)) // (60 * r.S * 100)
+        amount = worn(amount, tick)
         if a < r.TOWER0 and match[BUFF_A + side_of(a)] > tick:
             amount = amount * (100 + r.BOSS_BONUS) // 100
     if b < 10 and hero[BASTION, b] > tick:

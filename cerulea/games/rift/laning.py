@@ -21,6 +21,7 @@ from cerulea.games.rift.aim import (
     invader,
     last_hit,
     nearest_enemy,
+    nearest_hero,
     odds,
     own_front,
     prey,
@@ -32,6 +33,7 @@ from cerulea.games.rift.motion import distance2
 from cerulea.games.rift.world import ALIVE, GOLD, HP, ITEMS, LANE_MASK, MAX_HP, RANGE, X, Y, drawn, mirrored
 
 FAR = 40 * r.U  # one does not walk further than this to an outer tower
+PLACES = 7  # from which a team's heroes are called: the ancient, three inner towers, three outer ones
 LOW, LOW_SPREAD = 28, 8  # per cent of health below which one goes home: from here on, by the match's draw
 
 
@@ -102,10 +104,10 @@ def answers(w, m, h, side, t, u):
 
 
 @njit(cache=True, nogil=True)
-def called(w, m, h, side):
-    """The invader of our ancient, or of a tower that can be hurt, whom hero h goes to meet; -1 without one."""
+def called(w, m, h, side, places):
+    """The invader of our ancient, or of a tower among the first `places`, whom h goes to meet; or -1."""
     unit = w.unit[m]
-    for k in range(7):
+    for k in range(places):
         # The ancient, inner towers whose outer one fell, outer ones that are not too far.
         t = r.ANCIENT0 + side if k == 0 else r.TOWER0 + 6 * side + (2 * k - 1 if k < 4 else 2 * k - 8)
         if unit[ALIVE, t] == 0 or (k > 3 and distance2(unit, h, t) > FAR * FAR):
@@ -119,7 +121,7 @@ def called(w, m, h, side):
 
 @njit(cache=True, nogil=True)
 def defends(w, m, h, side, lane, far):
-    """Whom to meet at our towers of this lane, if that is not too far to walk, or at the ancient; -1 without one."""
+    """Whom to meet at our towers of this lane, if that is not too far to walk; -1 without one."""
     unit = w.unit[m]
     for k in range(2):
         t = r.TOWER0 + 6 * side + 2 * lane + 1 - k
@@ -127,19 +129,20 @@ def defends(w, m, h, side, lane, far):
             u = invader(w, m, side, t, r.BUILDING_RANGE + 2 * r.U)
             if u >= 0:
                 return u
-    return called(w, m, h, side)
+    return -1
 
 
 @njit(cache=True, nogil=True)
-def laner_action(w, m, h, side, lane):
-    """Live, take last hits, hurt what can be hurt safely."""
+def laner_action(w, m, h, side, lane, plan):
+    """Live, take last hits, hurt what can be hurt safely. With a plan: the weakest enemy first, and answer calls."""
     unit = w.unit[m]
     if goes_home(w, m, h, side):
         return home_action(w, m, h, side)
     if tower_danger(w, m, h, side):
         return back_off(w, m, h, side)
     ours, theirs = odds(w, m, side, h, 10 * r.U)
-    target = prey(w, m, h, side, unit[RANGE, h] + 2 * r.U)
+    far = unit[RANGE, h] + 2 * r.U
+    target = prey(w, m, h, side, far) if plan else nearest_hero(w, m, h, side, far)
     under = covering(w, m, 1 - side, h, r.BUILDING_RANGE) >= 0
     b = building_to_hit(w, m, h, side)
     if b >= 0 and ours * 10 >= theirs * 9:
@@ -165,6 +168,8 @@ def laner_action(w, m, h, side, lane):
         if a >= 0:
             return a
     u = defends(w, m, h, side, lane, 40 * r.U)
+    if u < 0:
+        u = called(w, m, h, side, PLACES if plan else 1)
     if u >= 0:
         return strike(w, m, h, side, u)
     return to_the_wave(w, m, h, side, lane, r.U)

@@ -15,6 +15,7 @@ from cerulea.games.rift.aim import (
     attack,
     back_off,
     building_to_hit,
+    can_finish,
     go_to,
     home_action,
     odds,
@@ -24,7 +25,7 @@ from cerulea.games.rift.aim import (
     strike,
     tower_danger,
 )
-from cerulea.games.rift.laning import called, goes_home, laner_action
+from cerulea.games.rift.laning import PLACES, called, goes_home, laner_action
 from cerulea.games.rift.motion import distance2
 from cerulea.games.rift.world import (
     ALIVE,
@@ -46,6 +47,7 @@ from cerulea.games.rift.world import (
 TOGETHER = 150 * r.S  # from then on a team goes together
 HOLDER = 1  # with five heroes, four go together and this one holds a lane
 JOIN = 45 * r.U  # who is further away keeps its lane, unless two more of ours are alive than of theirs
+FINISH = 12 * r.U  # who is so near the enemy's ancient tears it down or defends it
 FIGHT = 12 * r.U  # who is so near takes part in a fight
 TEARS = 150  # about the damage that a team does to a building in a second
 LAST_SHARE = 12  # per cent of health at which one leaves any fight
@@ -202,6 +204,14 @@ def team_action(w, m, h, side, lane):
     """Live, fight where it is worth it, tear down what the wave is at, stay together."""
     unit, match = w.unit[m], w.match[m]
     ours, theirs = odds(w, m, side, h, FIGHT)
+    if (
+        distance2(unit, h, r.ANCIENT0 + 1 - side) <= r.APPROACH * r.APPROACH
+        and match[TICK] >= TOGETHER
+        and can_finish(w, m, side, FINISH)
+    ):
+        a = attack(w, m, h, r.ANCIENT0 + 1 - side)
+        if a >= 0:
+            return a
     # A fight that goes well is not left before one is nearly dead.
     winning = theirs > 0 and ours * 10 > theirs * STAY and 100 * unit[HP, h] > LAST_SHARE * unit[MAX_HP, h]
     if not winning and goes_home(w, m, h, side):
@@ -230,11 +240,11 @@ def team_action(w, m, h, side, lane):
             if a >= 0:
                 return a
     if match[TICK] < TOGETHER:
-        return laner_action(w, m, h, side, lane)
+        return laner_action(w, m, h, side, lane, True)
     goal = team_lane(w, m, side)
     if match[PER_SIDE] == 5 and h % 5 == HOLDER:
-        return laner_action(w, m, h, side, _threatened_lane(w, m, side, goal))
-    u = called(w, m, h, side)
+        return laner_action(w, m, h, side, _threatened_lane(w, m, side, goal), True)
+    u = called(w, m, h, side, PLACES)
     if u >= 0:
         return strike(w, m, h, side, u)
     x, y, found = own_front(w, m, side, goal)
@@ -243,7 +253,7 @@ def team_action(w, m, h, side, lane):
     dx, dy = x - mirrored(unit[X, h], side), y - mirrored(unit[Y, h], side)
     d2 = dx * dx + dy * dy
     if match[LANE_MASK] == 7 and d2 > JOIN * JOIN and _lead(w, m, side) < 2:
-        return laner_action(w, m, h, side, lane)
+        return laner_action(w, m, h, side, lane, True)
     if d2 > 9 * r.U * 9 * r.U:
         return go_to(w, m, h, side, x - 2 * r.U, y - 2 * r.U, r.U)
-    return laner_action(w, m, h, side, goal)
+    return laner_action(w, m, h, side, goal, True)

@@ -67,10 +67,10 @@ ANCIENT0, BOSS = 70, 72
 UNITS = 73
 
 # health, + for each level, mana, damage, + for each level (tenths), range, period, speed a tick
-HERO_HP = np.array([1020, 700, 550, 650, 560], np.int32) * np.int32(H)
+HERO_HP = np.array([1080, 720, 550, 650, 560], np.int32) * np.int32(H)
 HERO_HP_LEVEL = np.array([110, 74, 52, 66, 52], np.int32) * np.int32(H)
 HERO_MANA = np.array([300, 320, 480, 460, 300], np.int32) * np.int32(H)
-HERO_DAMAGE = np.array([78, 64, 41, 52, 46], np.int32) * np.int32(H)
+HERO_DAMAGE = np.array([80, 62, 41, 52, 46], np.int32) * np.int32(H)
 HERO_DAMAGE_LEVEL = np.array([9, 6, 3, 5, 4], np.int32) * np.int32(H)
 HERO_RANGE = np.array([115, 115, 384, 352, 448], np.int32)
 HERO_PERIOD = np.array([6, 5, 7, 7, 6], np.int32)  # ticks; the last is 5.5 rounded up
@@ -102,6 +102,7 @@ CREEP_GROWTH = 4  # per cent a minute
 CREEP_SEES = 7 * U  # how far it looks for something to hit
 WAVE_FIRST, WAVE_EVERY = 2 * S, 20 * S
 SIEGE_WAVES = 3  # each third wave has a siege creep
+BREACH = 50  # in one lane, per cent that a side's creeps are stronger for each tower of the enemy's that fell
 
 TOWER_HP = np.array([1600, 2000], np.int32) * np.int32(H)
 ONE_LANE = 33  # per cent of buildings' health where all heroes meet in one lane

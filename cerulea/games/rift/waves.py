@@ -46,8 +46,15 @@ from cerulea.games.rift.world import (
 
 
 @njit(cache=True, nogil=True)
-def _make_creep(unit, side, lane, sub, back, minutes):
-    """A creep in the first free place of its side; none where there is no room."""
+def _breach(unit, side, lane):
+    """How many of the other side's towers fell in this lane of a side."""
+    first = r.TOWER0 + 6 * (1 - side) + 2 * (2 - lane)
+    return 2 - unit[ALIVE, first] - unit[ALIVE, first + 1]
+
+
+@njit(cache=True, nogil=True)
+def _make_creep(unit, side, lane, sub, back, strong):
+    """A creep of so many per cent in the first free place of its side; none where there is no room."""
     first = r.CREEP0 + r.CREEPS * side
     for u in range(first, first + r.CREEPS):
         if unit[ALIVE, u]:
@@ -55,9 +62,9 @@ def _make_creep(unit, side, lane, sub, back, minutes):
         at = mirrored(r.BASE - back, side)
         unit[:, u] = 0
         unit[X, u] = unit[Y, u] = at
-        hp = r.CREEP_HP[sub] * (100 + r.CREEP_GROWTH * minutes) // 100
+        hp = r.CREEP_HP[sub] * strong // 100
         unit[HP, u] = unit[MAX_HP, u] = hp
-        unit[DAMAGE, u] = r.CREEP_DAMAGE[sub] * (100 + r.CREEP_GROWTH * minutes) // 100
+        unit[DAMAGE, u] = r.CREEP_DAMAGE[sub] * strong // 100
         unit[RANGE, u], unit[SPEED, u], unit[PERIOD, u] = r.CREEP_RANGE[sub], r.CREEP_SPEED, r.CREEP_PERIOD
         unit[ALIVE, u], unit[SUB, u], unit[LANE, u], unit[TARGET, u] = 1, sub, lane, -1
         return
@@ -75,8 +82,11 @@ def appear(w, m):
         for side in range(2):
             for lane in range(r.LANES):
                 if match[LANE_MASK] >> lane & 1:
+                    strong = 100 + r.CREEP_GROWTH * minutes
+                    if match[LANE_MASK] != 7:
+                        strong += r.BREACH * _breach(unit, side, lane)
                     for i in range(size):
-                        _make_creep(unit, side, lane, 0 if i < 3 else i - 2, i * 24, minutes)
+                        _make_creep(unit, side, lane, 0 if i < 3 else i - 2, i * 24, strong)
     if unit[ALIVE, r.BOSS] == 0 and tick >= match[BOSS_AT]:
         turned = int(drawn(w.seed[m], match[BOSS_COUNT], 1) & 1)
         match[BOSS_COUNT] += 1
@@ -90,7 +100,7 @@ def meet(w, m):
     """For training alone: a wave of each side stands near the middle when the match begins."""
     for side in range(2):
         for i in range(4):
-            _make_creep(w.unit[m], side, 1, 0 if i < 3 else 1, i * 24 - 34 * r.U, 0)
+            _make_creep(w.unit[m], side, 1, 0 if i < 3 else 1, i * 24 - 34 * r.U, 100)
 
 
 @njit(cache=True, nogil=True)

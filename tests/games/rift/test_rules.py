@@ -175,6 +175,21 @@ def test_the_dead_come_back_at_their_fountain_after_a_time_that_grows_with_the_l
         assert match.unit[X, B_HERO] == match.unit[Y, B_HERO] == r.SIZE - r.FOUNTAIN
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_in_one_lane_waves_are_stronger_for_each_tower_that_fell_before_them(side):
+    lost = r.TOWER0 + 6 * (1 - side) + 2
+    for preset, each in (("skirmish", r.BREACH), ("rift", 0)):
+        for fallen in range(3):
+            match = Set(preset)
+            match.unit[ALIVE, lost : lost + fallen] = 0
+            match.match[TICK] = r.WAVE_FIRST
+            match.hold()
+            for of, more in ((side, fallen * each), (1 - side, 0)):
+                creep = r.CREEP0 + r.CREEPS * of + (4 if preset == "rift" else 0)
+                assert match.unit[MAX_HP, creep] == r.CREEP_HP[0] * (100 + more) // 100
+                assert match.unit[DAMAGE, creep] == r.CREEP_DAMAGE[0] * (100 + more) // 100
+
+
 def test_levels_come_with_experience_and_bring_health_and_damage():
     match = Set()
     match.put(0, 47, 48, hp=900, damage=5_000)
