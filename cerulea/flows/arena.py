@@ -183,7 +183,7 @@ def rate(
         results = read_results(path)
         ratings = {r.player: r for r in rate_players(results, ANCHOR) if r.player in entrants}
         unsure = [p for p in entrants if p != ANCHOR and (p not in ratings or _half(ratings[p]) > good)]
-        if not unsure and ANCHOR in ratings:
+        if not unsure and (ANCHOR in ratings or not ratings):
             break
         unmet = [p for p in unsure if p not in ratings]
         if ratings and ANCHOR not in ratings:  # without it nobody's points mean anything

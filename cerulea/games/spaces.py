@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cerulea.core.errors import GameBroken, GameInvalid
 from cerulea.games.game import BoolArray, FloatArray, Head
 
-MOST_BINS = 1_001
+MOST_BINS = 1_001  # each value is an action of its own
 BINS = 11  # of each dimension of an action that is a number
 LARGE = 100.0  # numbers whose bounds are beyond this, such as pixels, are scaled to [-1, 1]; others stay as they are
 ENDLESS = 1e6  # bounds beyond this say nothing of the scale
