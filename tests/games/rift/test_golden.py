@@ -12,7 +12,7 @@ from cerulea.games.rift import rules as r
 from cerulea.games.rift.env import BOTS, Rift
 from tests.games.playing import Played
 
-GOLDEN = ("4", "?")  # VERSION, and what `python -m tests.games.rift.test_golden` prints
+GOLDEN = ("4", "8c3434e10345fa6a")  # VERSION, and what `python -m tests.games.rift.test_golden` prints
 STEPS = 240
 
 
