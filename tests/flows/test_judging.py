@@ -46,7 +46,7 @@ class Made:
         monkeypatch.setattr(module, "make_game", make)
 
 
-def agent_with(folder: Path, game: str, **change: Any) -> Path:
+def agent_with(folder: Path, game: str, /, **change: Any) -> Path:
     """An agent whose file says something else."""
     make_agent(folder, game)
     write_json(folder / "agent.json", {**read_json(folder / "agent.json"), **change})

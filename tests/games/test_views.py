@@ -167,7 +167,7 @@ def test_a_side_that_is_out_before_the_end_is_told_of_the_end(teams):
             _, reward, terminated, truncated, info = env.step(env.action_space.sample())
             steps, ended = steps + 1, terminated or truncated
             assert steps < 10
-        assert terminated and not truncated and env.vector.ended
+        assert terminated and not truncated and env.vector.over
         assert (info["winner"] == 0) == (reward > 0)
         out_early += env.vector._number > steps
 
