@@ -140,7 +140,8 @@ class Matches:
                 person=caller.person,
                 created_at=self.platform.clock.now(),
             )
-            begun = self._begun[match.id] = _awaited()
+            begun: Future[Match] = _awaited()
+            self._begun[match.id] = begun
             self._matches[match.id], self._feeds[match.id] = match, []
             if key is not None:
                 self._keyed[caller.actor, key] = (wish, match.id)
@@ -302,7 +303,7 @@ class Matches:
         """It is as if it had never been."""
         with self._lock:
             for known in (self._matches, self._feeds, self._begun):
-                known.pop(match, None)  # type: ignore[attr-defined]
+                known.pop(match, None)
             self._keyed = {k: v for k, v in self._keyed.items() if v[1] != match}
 
     def _make_room(self, caller: Caller) -> None:

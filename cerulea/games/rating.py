@@ -80,7 +80,8 @@ def read_results(path: Path) -> list[Result]:
     """
     if not path.exists():
         return []
-    found, known = [], set()
+    found: list[Result] = []
+    known: set[tuple[str, str, int]] = set()  # matches
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             values = json.loads(line)
