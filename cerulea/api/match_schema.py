@@ -18,7 +18,10 @@ PLAYER = r"^[A-Za-z0-9][A-Za-z0-9._@:+-]{0,199}$"
 GameName = Annotated[str, StringConstraints(pattern=GAME), Field(examples=["rift-skirmish"])]
 PlayerName = Annotated[str, StringConstraints(pattern=PLAYER), Field(examples=["bot:laner"])]
 OPTION = r"[a-z][a-z0-9_]{0,39}"
-Option = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")] | bool | int | float
+LARGEST = 1 << 48  # of any number among options, as in a recipe
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
+Option = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")] | bool | Whole | Number
 
 
 class GameOut(Out):
@@ -174,12 +177,14 @@ Said = Take | Leave | Act
 _SAID: TypeAdapter[Said] = TypeAdapter(Annotated[Said, Field(discriminator="type")])
 
 
-def read_said(text: str) -> Said:
-    """One message of a person.
+def read_said(text: str | None) -> Said:
+    """One message of a person; None for one that is no text.
 
     Raises:
         Invalid: it is none.
     """
+    if text is None:
+        raise Invalid("The message is bytes.", fix="Send text: one JSON object a message.")
     try:
         return _SAID.validate_json(text, strict=True)
     except ValidationError as error:

@@ -2,7 +2,8 @@
 
 Kept:    what a person says is answered, each message by `done` or by `refused` with a code; nothing that is refused
          changes the match. A line ends with its match, or when the key that opened it has ended: it is asked again
-         every few seconds. The places that a person had are given back when his line ends.
+         every few seconds. The places that a person had are given back when his line ends. While a person has a place,
+         none of his lines to that match shows what its side does not see.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from starlette.requests import HTTPConnection
 from cerulea.api import match_schema as schema
 from cerulea.api.asking import Needs, Opened, caller_of
 from cerulea.api.schema import NAME
+from cerulea.core.clock import new_id
 from cerulea.core.errors import CeruleaError
 from cerulea.core.files import json_line
+from cerulea.flows.feeds import Feed
 from cerulea.flows.fog import fogged
 from cerulea.flows.once import LONGEST_KEY
-from cerulea.flows.play import Feed, Matches
+from cerulea.flows.play import Matches
 from cerulea.flows.replays import find_replay, list_replays
 from cerulea.games.catalog import GAMES
 from cerulea.people import Caller
@@ -135,17 +138,17 @@ async def live(socket: WebSocket, match: str) -> None:
     await socket.accept(PROTOCOL if PROTOCOL in offered else None)
     try:
         caller = await _caller(socket, offered)
-        feed = matches.watch(caller, match)
+        feed = matches.watch(caller, match, hand := new_id("hand"))
     except CeruleaError as error:
         await _refuse(socket, error)
         return
-    line = _Line(socket, matches, match, offered)
+    line = _Line(socket, matches, match, offered, hand)
     try:
         await line.talk(feed)
     finally:
         matches.unwatch(match, feed)
         for seat in line.seats:
-            matches.act("leave", match, seat, line.person)
+            matches.act("leave", match, seat, line.hand)
 
 
 async def _caller(socket: HTTPConnection, offered: list[str], scope: str = "matches:read") -> Caller:
@@ -163,9 +166,9 @@ async def _refuse(socket: WebSocket, error: CeruleaError) -> None:
 class _Line:
     """One open websocket."""
 
-    def __init__(self, socket: WebSocket, matches: Matches, match: str, offered: list[str]) -> None:
+    def __init__(self, socket: WebSocket, matches: Matches, match: str, offered: list[str], hand: str) -> None:
         self.socket, self.matches, self.match, self.offered = socket, matches, match, offered
-        self.person = f"line-{id(self):x}"  # whoever has two lines has two pairs of hands
+        self.hand = hand  # whoever has two lines has two pairs of hands
         self.seats: set[int] = set()
         self.waiting = 0
 
@@ -191,10 +194,10 @@ class _Line:
                 await self.socket.close(1008, "too slow")
                 return
             if event["type"] == "frame":
-                legal, frame = event["legal"].get(self.person, {}), event["frame"]
-                for team in {teams[int(seat)] for seat in legal}:
+                own, frame = self.matches.hands(self.match, feed), event["frame"]
+                for team in {teams[int(seat)] for hand in own for seat in event["legal"].get(hand, {})}:
                     frame = fogged(frame, team)
-                await self._say({**event, "frame": frame, "legal": legal})
+                await self._say({**event, "frame": frame, "legal": event["legal"].get(self.hand, {})})
                 continue
             teams = event["match"].teams
             await self._say({"type": event["type"], "match": schema.match_out(event["match"]).model_dump()})
@@ -204,9 +207,11 @@ class _Line:
 
     async def _listen(self) -> None:
         while True:
-            text = await self.socket.receive_text()
+            message = await self.socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", 1000))
             try:
-                said = schema.read_said(text)
+                said = schema.read_said(message.get("text"))
             except CeruleaError as error:
                 await self._say({"type": "refused", "ref": "", **error.as_json()})
                 continue
@@ -215,7 +220,7 @@ class _Line:
             elif said.type == "leave":
                 await self._try(said.ref, lambda said=said: self._leave(said))  # type: ignore[misc]
             else:
-                work = self._ask("order", said.seat, self.person, said.step, said.action)
+                work = self._ask("order", said.seat, self.hand, said.step, said.action)
                 await self._try(said.ref, lambda work=work: work)  # type: ignore[misc]
 
     async def _try(self, ref: str, work: Callable[[], Awaitable[dict[str, Any]]]) -> None:
@@ -228,12 +233,17 @@ class _Line:
 
     async def _take(self, said: schema.Take) -> dict[str, Any]:
         await _caller(self.socket, self.offered, "matches:write")
-        done = await self._ask("take", said.seat, self.person)
-        self.seats.add(said.seat)
-        return done
+        fresh = said.seat not in self.seats
+        self.seats.add(said.seat)  # now: should the line end before the answer, the place is given back
+        try:
+            return await self._ask("take", said.seat, self.hand)
+        except CeruleaError:
+            if fresh:
+                self.seats.discard(said.seat)
+            raise
 
     async def _leave(self, said: schema.Leave) -> dict[str, Any]:
-        done = await self._ask("leave", said.seat, self.person)
+        done = await self._ask("leave", said.seat, self.hand)
         self.seats.discard(said.seat)
         return done
 

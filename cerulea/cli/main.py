@@ -21,7 +21,7 @@ from cerulea.cli import chat, jobs, models, people, playing, up, usage
 from cerulea.cli import fund as money
 from cerulea.cli.chat import LOADING
 from cerulea.cli.lines import put, tell_loading, waiting
-from cerulea.cli.options import Home, Json, ModelName, settings_of
+from cerulea.cli.options import Home, Json, ModelName, OwnGame, settings_of
 from cerulea.cli.reach import Url, client_of
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
 
@@ -132,6 +132,7 @@ def evaluate(
     n: Annotated[int, Option(help="Of an agent: matches against each opponent.")] = 100,
     seed: Annotated[int, Option(help="Of an agent: decides the matches.")] = 1,
     exploit: Annotated[bool, Option("--exploit", help="Of an agent: train an exploiter against it, and tell.")] = False,
+    game: OwnGame = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -156,7 +157,7 @@ def evaluate(
                         if status is not None:
                             status.update(f"{model}: {what}, {done:,} of {total:,}")
 
-                    judged = evaluate_agent(platform, model, n=n, seed=seed, exploit=exploit, report=report)
+                    judged = evaluate_agent(platform, model, n=n, seed=seed, exploit=exploit, game=game, report=report)
                 put(judged) if as_json else show_judged(judged)
                 return
         raise Invalid("Nothing to score.", fix="Name files (--data FILE) or a suite (--suite hellaswag --data FILE).")
@@ -236,6 +237,7 @@ def export(
     model: ModelName,
     folder: Annotated[Path, Argument(metavar="DIR", help="A new folder.")],
     format_: Annotated[str, Option("--format", help="hf, cerulea, or for an agent onnx.")] = "hf",
+    game: OwnGame = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -243,7 +245,7 @@ def export(
     from cerulea.flows.models import export_model
 
     with platform_of(context, home) as platform:
-        family = export_model(platform, model, folder, format_)
+        family = export_model(platform, model, folder, format_, game=game)
     put({"model": model, "folder": str(folder), "family": family}) if as_json else print(
         f"{folder}: {model} as {family}"
     )

@@ -17,6 +17,9 @@ Json = Annotated[bool, Option("--json", help="One JSON object per line on standa
 ModelName = Annotated[
     str, Argument(metavar="MODEL", help="A name (brook), a version (brook@3), an alias (brook:prod) or a folder.")
 ]
+OwnGame = Annotated[
+    str | None, Option("--game", help="The game, where it is a module of your own: python:MODULE; no file may say so.")
+]
 
 
 def settings_of(context: typer.Context, home: Path | None) -> Settings:

@@ -13,7 +13,7 @@ import typer
 from typer import Argument, Option
 
 from cerulea.cli.lines import put, waiting
-from cerulea.cli.options import Home, Json, settings_of
+from cerulea.cli.options import Home, Json, OwnGame, settings_of
 from cerulea.core.errors import CommandInvalid
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def replay(
     context: typer.Context,
     file: Annotated[str, Argument(metavar="FILE", help="A replay's file, or its name.")],
     every: Annotated[int, Option(help="Seconds of play between lines of the timeline.")] = 30,
+    game: OwnGame = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -156,7 +157,7 @@ def replay(
         _show_head(head, path)
     next_s = 0.0
     frame: dict[str, Any] = {}
-    for frame, happened in timeline(kept):
+    for frame, happened in timeline(kept, game=game):
         clock_s = float(frame.get("clock_s", 0.0))
         if "clock_s" in frame and clock_s >= next_s:
             next_s += every

@@ -2,16 +2,17 @@
 
 In:      an open platform, labels of players (a model, or `bot:NAME`), a game.
 Out:     how a series went; a ladder; what happened in a replay.
-Kept:    every result is appended to CERULEA_HOME/results, a file for each version of a game, under the version of each
-         model; ratings are computed from all of them. Replays lie in CERULEA_HOME/replays.
+Kept:    every result is appended to CERULEA_HOME/results, a file for each version of a game and its options, under the
+         version of each model; ratings are computed from all of them. Replays lie in CERULEA_HOME/replays.
 Not here: live matches (`flows.play`), how good one agent is by itself (`flows.judging`), the numbers (`games.rating`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from cerulea.flows.model_folders import check_plays, find_model, list_models
 from cerulea.flows.platform import HOME, Platform
 from cerulea.flows.replays import find_file, replay_path
 from cerulea.games.catalog import make_game
-from cerulea.games.game import Game
+from cerulea.games.game import Game, judged_options
 from cerulea.games.match import RANDOM, Player, Series, play_series
 from cerulea.games.rating import POINTS, Rating, Result, add_results, read_results
 from cerulea.games.rating import rate as rate_players
@@ -53,18 +54,22 @@ ANCHOR = f"{BOT}{RANDOM}"
 
 
 def results_path(settings: Settings, game: Game) -> Path:
-    """The file of all results of a game's version."""
-    return settings.results / f"{re.sub('[^A-Za-z0-9._-]', '_', f'{game.name}-{game.version}')}.jsonl"
+    """The file of all results of a game's version, and of the options that it is played with."""
+    name = re.sub("[^A-Za-z0-9._-]", "_", f"{game.name}-{game.version}")
+    if options := judged_options(game):
+        plain = json.dumps(options, sort_keys=True, default=str)
+        name += f"-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+    return settings.results / f"{name}.jsonl"
 
 
 def results_of(series: Series) -> list[Result]:
-    """A series as results: equal ones counted together."""
-    counts: Counter[tuple[str, str, float]] = Counter()
+    """A series as results: equal ones together, with the seeds of their matches."""
+    seeds: dict[tuple[str, str, float], list[int]] = {}
     for one in series.outcomes:
         names = (series.a, series.b) if one.first == "a" else (series.b, series.a)
         score = 0.5 if one.timeout or one.winner < 0 else float(one.winner == 0)
-        counts[(*names, score)] += 1
-    return [Result(first, second, score, count) for (first, second, score), count in counts.items()]
+        seeds.setdefault((*names, score), []).append(one.seed)
+    return [Result(*known, len(own), tuple(own)) for known, own in seeds.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +172,9 @@ def rate(
 ) -> list[Rating]:
     """Let all agents that fit the game, and its bots, play until every interval is good, or `most` rounds are over.
 
-    Whoever has no rating is met first. Then each round is for the rung of the ladder that least is known of: of the
-    players beside it, those who tell most play, which are the nearest.
+    The random player, from which points are counted, is met first of all, then whoever has no rating. Then each round
+    is for the rung of the ladder that least is known of: of the players beside it, those who tell most play, which are
+    the nearest.
     """
     game = make_game(name, 1)
     entrants = {one.name: one for one in _everybody(platform, game)}
@@ -177,10 +183,12 @@ def rate(
         results = read_results(path)
         ratings = {r.player: r for r in rate_players(results, ANCHOR) if r.player in entrants}
         unsure = [p for p in entrants if p != ANCHOR and (p not in ratings or _half(ratings[p]) > good)]
-        if not unsure:
+        if not unsure and (ANCHOR in ratings or not ratings):
             break
         unmet = [p for p in unsure if p not in ratings]
-        if unmet:
+        if ratings and ANCHOR not in ratings:  # without it nobody's points mean anything
+            one, other = ANCHOR, min(ratings, key=lambda p: (ratings[p].rating, p))
+        elif unmet:
             known = sorted(ratings, key=lambda p: ratings[p].rating) or [ANCHOR]
             one, other = unmet[0], known[len(known) // 2]
         else:
@@ -246,14 +254,18 @@ def open_replay(platform: Platform, name: str) -> tuple[Path, Replay]:
     return path, read_replay(path)
 
 
-def timeline(replay: Replay) -> Iterator[tuple[dict[str, Any], list[Happened]]]:
+def timeline(replay: Replay, *, game: str | None = None) -> Iterator[tuple[dict[str, Any], list[Happened]]]:
     """Every frame of a match with what happened since the one before.
 
+    Args:
+        game: the game's name, of a replay whose game is a module of one's own.
+
     Raises:
+        GameInvalid: it is such a module, and was not named.
         ReplayInvalid: it is of another version of its game, or does not end as it ended.
     """
     before: dict[str, Any] | None = None
-    for step, frame in enumerate(frames(replay)):
+    for step, frame in enumerate(frames(replay, named=game)):
         clock_s = float(frame.get("clock_s", step))
         yield frame, [] if before is None else list(_between(before, frame, step, clock_s))
         before = frame

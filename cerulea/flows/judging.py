@@ -22,9 +22,11 @@ from cerulea.flows.arena import results_of, results_path
 from cerulea.flows.known import record_of
 from cerulea.flows.model_folders import Model, check_plays, find_model, register
 from cerulea.flows.platform import HOME, Platform
-from cerulea.games.catalog import make_game
+from cerulea.games.catalog import make_game, name_in_file
+from cerulea.games.game import judged_options
 from cerulea.games.match import RANDOM, play_series
 from cerulea.games.rating import add_results
+from cerulea.registry import check_name
 from cerulea.train.agent import Agent, load_agent
 from cerulea.train.checkpoint import newest_checkpoint
 from cerulea.train.judge import Share, judge, share_of
@@ -47,11 +49,16 @@ def evaluate_agent(
     n: int,
     seed: int,
     exploit: bool,
+    game: str | None = None,
     report: Report = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Everything that can be measured of an agent by letting it play.
 
+    Args:
+        game: the agent's game, where that is a module of one's own.
+
     Raises:
+        GameInvalid: it is such a module, and was not named.
         NotFound: no such model.
         ModelKindWrong: it plays no games. AgentUnfit: its game is not what it was.
     """
@@ -60,22 +67,24 @@ def evaluate_agent(
     model = find_model(platform, label)
     check_plays(model)
     agent = load_agent(model.folder)
+    name = name_in_file(agent.game, game)
     options = agent.about.get("options", {})
-    game = make_game(agent.game, 1, **options)
-    agent.check(game)
+    options = judged_options(make_game(name, 1, **options), options)
+    played = make_game(name, 1, **options)
+    agent.check(played)
     judged = judge(
-        lambda matches: make_game(agent.game, matches, **options),
+        lambda matches: make_game(name, matches, **options),
         model.folder,
         name=model.label,
-        opponents=(RANDOM, *game.bots),
+        opponents=(RANDOM, *played.bots),
         n=n,
         seed=seed,
         past=_checkpoint_of(platform, model),
         report=report,
     )
     results = [r for series in judged.series for r in results_of(series) if series.b.startswith("bot:")]
-    add_results(results_path(platform.settings, game), results)
-    values = {"model": model.label, "game": agent.game, "version": game.version, "n": n, **judged.as_json()}
+    add_results(results_path(platform.settings, played), results)
+    values = {"model": model.label, "game": agent.game, "version": played.version, "n": n, **judged.as_json()}
     if exploit:
         share, steps = exploited(platform, model, agent, n=n, seed=seed, report=report)
         values["exploiter"] = {**dataclasses.asdict(share), "agent_steps": steps}
@@ -113,13 +122,23 @@ def exploited(
             checkpoint_minutes=0.0,
             seed=seed + 1,
         ),
-        opponents=dataclasses.replace(recipe.opponents, own=0.0, past=1.0, bots=0.0, snapshot_steps=NEVER),
+        # Of a league too: one net that learns, and every match of it against the agent.
+        opponents=dataclasses.replace(
+            recipe.opponents,
+            mode="openai-five",
+            own=0.0,
+            past=1.0,
+            bots=0.0,
+            exploiters=0.0,
+            snapshot_steps=NEVER,
+        ),
     )
-    made = dict(recipe.game.options)
+    game = make_game(recipe.game.name, recipe.game.matches, **recipe.game.options)
+    options = judged_options(game, recipe.game.options)
     with tempfile.TemporaryDirectory(prefix="exploiter-") as place:
         run = self_play(
             recipe,
-            make_game(recipe.game.name, recipe.game.matches, **made),
+            game,
             Path(place),
             past={0: dict(agent.policy.state_dict())},
         )
@@ -129,7 +148,7 @@ def exploited(
         last = newest_checkpoint(Path(place) / "checkpoints", lambda text: None)
         assert last is not None, "a run ends with a checkpoint"
         series, _ = play_series(
-            lambda matches: make_game(recipe.game.name, matches, **made),
+            lambda matches: make_game(recipe.game.name, matches, **options),
             AgentPlayer(load_agent(last.folder)),
             AgentPlayer(agent),
             names=("exploiter", model.label),
@@ -151,14 +170,21 @@ def operate(
 ) -> tuple[Model, Converted]:
     """An agent that fits its game as it is now, or another one, as the next version of `name`.
 
+    Args:
+        game: which one it shall fit; its own by default, unless that is a module, which has to be named.
+
     Raises:
+        Invalid: `name` cannot be one.
         NotFound, ModelKindWrong: no such agent.
+        GameInvalid: its game is a module that nobody has named.
         AgentUnfit: something that it relies on is gone.
     """
+    check_name(name)
     model = find_model(platform, label)
     check_plays(model)
     agent = load_agent(model.folder)
-    now = make_game(game or agent.game, 64, **({} if game else agent.about.get("options", {})))
+    own = not game or game == agent.game
+    now = make_game(name_in_file(game or agent.game, game), 64, **(agent.about.get("options", {}) if own else {}))
     place = platform.settings.models / f".surgery-{name}.tmp"
     shutil.rmtree(place, ignore_errors=True)
     try:

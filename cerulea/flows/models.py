@@ -88,12 +88,13 @@ def _known_scores(model: Model, card: ModelCard) -> dict[str, Any]:
     return {key: theirs[key] for key in ("bits_per_byte", "loss", "trained_tokens", "corpus") if key in theirs}
 
 
-def export_model(platform: Platform, label: str, folder: Path, form: str) -> str:
+def export_model(platform: Platform, label: str, folder: Path, form: str, *, game: str | None = None) -> str:
     """Write a model to a new folder; returns the model_type that was written.
 
     Args:
         form: `hf` (refused for a model that no Hugging Face class can hold), `cerulea` (as it lies here), or for an
             agent `onnx`.
+        game: of an agent for `onnx`: its game, where that is a module of one's own.
 
     Raises:
         Conflict: the folder is not empty.
@@ -105,7 +106,7 @@ def export_model(platform: Platform, label: str, folder: Path, form: str) -> str
         raise Conflict(f"{folder} is there already.", why="An export never overwrites.", fix="Name a new folder.")
     model = find_model(platform, label)
     if model.plays or form == "onnx":
-        return _export_agent(model, folder, form)
+        return _export_agent(model, folder, form, game)
     family = str(json.loads((model.folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
     if form == "hf" and family == "cerulea":
         raise Invalid(
@@ -121,7 +122,7 @@ def export_model(platform: Platform, label: str, folder: Path, form: str) -> str
     return family
 
 
-def _export_agent(model: Model, folder: Path, form: str) -> str:
+def _export_agent(model: Model, folder: Path, form: str, named: str | None) -> str:
     """An agent's folder as it lies here, or as an ONNX graph."""
     check_plays(model)
     if form == "hf":
@@ -129,12 +130,12 @@ def _export_agent(model: Model, folder: Path, form: str) -> str:
             f"{model.label} is an agent, which no Hugging Face class can hold.", fix="Use --format onnx or cerulea."
         )
     if form == "onnx":
-        from cerulea.games.catalog import make_game
+        from cerulea.games.catalog import make_game, name_in_file
         from cerulea.train.agent import load_agent
         from cerulea.train.export_onnx import export_onnx
 
         agent = load_agent(model.folder)
-        game = make_game(agent.game, 1, **agent.about.get("options", {}))
+        game = make_game(name_in_file(agent.game, named), 1, **agent.about.get("options", {}))
         agent.check(game)
         export_onnx(agent, folder, agent.sides.players)
         return "onnx"

@@ -18,7 +18,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLong
@@ -27,8 +26,9 @@ from typing import Any
 
 from cerulea.compute.launcher import environment
 from cerulea.core.clock import new_id
-from cerulea.core.errors import CeruleaError, EngineFailed, KeyReused, NotFound, QueueFull, RateLimited
+from cerulea.core.errors import CeruleaError, EngineFailed, FileTrouble, KeyReused, NotFound, QueueFull, RateLimited
 from cerulea.core.restoring import restore
+from cerulea.flows.feeds import Feed
 from cerulea.flows.model_folders import check_plays, find_model, find_registered
 from cerulea.flows.platform import Platform
 from cerulea.flows.replays import replay_path
@@ -42,8 +42,8 @@ COMMAND = (sys.executable, "-m", "cerulea.train.live")
 BOT = "bot:"
 MOST_EACH = 4  # unfinished matches of one person
 MOST_TOGETHER = 16
+MOST_SHOWN = 4  # who wait for frames of a replay; they come one after the other
 REMEMBERED = 1_000  # matches that have ended; their replays stay
-FEED_EVENTS = 256  # that wait for a slow reader, before it is hung up on
 BEGIN_WAIT_S = 20.0  # how long whoever asks waits for a match to be loaded
 ANSWER_S = 10.0  # within this the process answers what a person does
 TURN_S = 60.0  # how long a game without time of its own waits for a person
@@ -93,36 +93,6 @@ class Match:
         return self.status in ("ended", "failed")
 
 
-class Feed:
-    """What one watcher sees, in the order in which it happens. It belongs to an event loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._events: deque[dict[str, Any]] = deque()
-        self._there = asyncio.Event()
-        self.broken = False  # the reader was too slow
-
-    def put(self, event: dict[str, Any]) -> None:
-        """Something has happened; from any thread."""
-        with contextlib.suppress(RuntimeError):  # its loop has ended
-            self._loop.call_soon_threadsafe(self._put, event)
-
-    def _put(self, event: dict[str, Any]) -> None:
-        # Of frames only the newest is worth anything to who has not seen the one before.
-        if event["type"] == "frame" and self._events and self._events[-1]["type"] == "frame":
-            self._events.pop()
-        self._events.append(event)
-        self.broken = self.broken or len(self._events) > FEED_EVENTS
-        self._there.set()
-
-    async def next(self) -> dict[str, Any]:
-        """The next event."""
-        while not self._events:
-            self._there.clear()
-            await self._there.wait()
-        return self._events.popleft()
-
-
 class Matches:
     """All live matches of one program, and the process that they run in. Safe to use from several threads."""
 
@@ -134,6 +104,7 @@ class Matches:
         self._feeds: dict[str, list[Feed]] = {}
         self._begun: dict[str, Future[Match]] = {}
         self._asked: dict[str, Future[dict[str, Any]]] = {}
+        self._shown: set[str] = set()  # those of _asked that wait for frames of a replay
         self._keyed: dict[tuple[str, str], tuple[Wish, str]] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -169,37 +140,37 @@ class Matches:
                 person=caller.person,
                 created_at=self.platform.clock.now(),
             )
-            begun = self._begun[match.id] = Future()
+            begun: Future[Match] = _awaited()
+            self._begun[match.id] = begun
             self._matches[match.id], self._feeds[match.id] = match, []
             if key is not None:
                 self._keyed[caller.actor, key] = (wish, match.id)
         path = replay_path(self.platform.settings, match.team, match.id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._tell(
-            {
-                "begin": {
-                    "id": match.id,
-                    "game": wish.game,
-                    "options": dict(wish.options),
-                    "players": list(wish.players),
-                    "folders": folders,
-                    "seed": seed,
-                    "speed": wish.speed,
-                    "turn_s": TURN_S,
-                    "replay": str(path),
-                }
-            }
-        )
+        asked = {
+            "id": match.id,
+            "game": wish.game,
+            "options": dict(wish.options),
+            "players": list(wish.players),
+            "folders": folders,
+            "seed": seed,
+            "speed": wish.speed,
+            "turn_s": TURN_S,
+            "replay": str(path),
+        }
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._tell({"begin": asked})
             return begun.result(BEGIN_WAIT_S)
         except TooLong:
             return match  # its kernels are being compiled; it begins when they are
         except CeruleaError:
-            with self._lock:  # it never was
-                self._matches.pop(match.id, None)
-                self._feeds.pop(match.id, None)
-                self._keyed = {k: v for k, v in self._keyed.items() if v[1] != match.id}
+            self._forget(match.id)
             raise
+        except OSError as error:
+            self._forget(match.id)
+            raise FileTrouble(
+                f"The match cannot be kept: {error}.", fix=f"Make {path.parent} a folder that can be written."
+            ) from error
 
     def get(self, caller: Caller, match: str) -> Match:
         """One match.
@@ -232,13 +203,13 @@ class Matches:
 
     # -- watching and playing --------------------------------------------------------------------------
 
-    def watch(self, caller: Caller, match: str) -> Feed:
-        """What happens in a match from now on; in the running event loop.
+    def watch(self, caller: Caller, match: str, hand: str = "") -> Feed:
+        """What happens in a match from now on; in the running event loop. Places are taken under the name `hand`.
 
         Raises:
             NotFound: there is none of that name for this caller.
         """
-        feed = Feed(asyncio.get_running_loop())
+        feed = Feed(asyncio.get_running_loop(), (caller.team, caller.person), hand)
         with self._lock:
             found = self.get(caller, match)
             feed.put({"type": "match", "match": found})
@@ -255,6 +226,11 @@ class Matches:
                 feeds.remove(feed)
                 self._tell({"watch": [match, len(feeds)]})
 
+    def hands(self, match: str, feed: Feed) -> set[str]:
+        """All hands of whoever watches through `feed`, its own and those of his other lines to the match."""
+        with self._lock:
+            return {feed.hand, *(one.hand for one in self._feeds.get(match, []) if one.whose == feed.whose)}
+
     def act(self, verb: str, match: str, *values: Any) -> Future[dict[str, Any]]:
         """Let a person take a place, leave it, or order an action; done when the process has said yes.
 
@@ -262,7 +238,7 @@ class Matches:
         """
         ref = new_id("act")
         with self._lock:
-            done = self._asked[ref] = Future()
+            done = self._asked[ref] = _awaited()
             if self._matches[match].over:
                 del self._asked[ref]
                 done.set_exception(NotFound("The match is over.", fix="See its replay."))
@@ -275,18 +251,24 @@ class Matches:
 
         Raises:
             CeruleaError: the replay cannot be read, or is of another version of its game.
+            QueueFull: too many ask for frames.
         """
         ref = new_id("show")
         with self._lock:
-            shown = self._asked[ref] = Future()
-        self._tell({"show": {"ref": ref, "replay": path, "first": first, "count": count}})
+            if len(self._shown) >= MOST_SHOWN:
+                raise QueueFull(f"{len(self._shown)} replays are being computed; the most is {MOST_SHOWN}.")
+            self._shown.add(ref)
+            shown = self._asked[ref] = _awaited()
+        wish = {"ref": ref, "replay": path, "first": first, "count": count, "within_s": BEGIN_WAIT_S}
         try:
+            self._tell({"show": wish})
             return list(shown.result(BEGIN_WAIT_S)["frames"])
         except TooLong:
             raise EngineFailed("The replay was not computed in time.", fix="Ask for fewer frames.") from None
         finally:
             with self._lock:
                 self._asked.pop(ref, None)
+                self._shown.discard(ref)
 
     def close(self) -> None:
         """End the process, and with it every match."""
@@ -317,6 +299,13 @@ class Matches:
                 folders[label] = str(model.folder)
         return folders
 
+    def _forget(self, match: str) -> None:
+        """It is as if it had never been."""
+        with self._lock:
+            for known in (self._matches, self._feeds, self._begun):
+                known.pop(match, None)
+            self._keyed = {k: v for k, v in self._keyed.items() if v[1] != match}
+
     def _make_room(self, caller: Caller) -> None:
         going = [m for m in self._matches.values() if not m.over]
         own = sum(m.person == caller.person and m.team == caller.team for m in going)
@@ -330,8 +319,7 @@ class Matches:
             raise QueueFull(f"{len(going)} matches are going on; the most is {MOST_TOGETHER}.", retry_after_s=30)
         ended = [m.id for m in self._matches.values() if m.over]
         for old in ended[: max(0, len(ended) - REMEMBERED)]:
-            del self._matches[old]
-            self._keyed = {k: v for k, v in self._keyed.items() if v[1] != old}
+            self._forget(old)
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Send the process a message; it is started where there is none."""
@@ -347,14 +335,19 @@ class Matches:
                 self._process.stdin.flush()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # One thread: nets of agents are small, and the other cores are for training.
-            env={**environment(), **engine_environment(1)},
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # One thread: nets of agents are small, and the other cores are for training.
+                env={**environment(), **engine_environment(1)},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EngineFailed(
+                f"The process of matches cannot start: {error}.", fix="Free memory; try again."
+            ) from error
         self._listener = threading.Thread(target=self._listen, args=(process,), name="matches", daemon=True)
         self._listener.start()
         return process
@@ -363,10 +356,11 @@ class Matches:
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                for kind, value in json.loads(line).items():
-                    self._hear(kind, value)
-        except Exception:
-            log.exception("the process of matches")
+                try:
+                    for kind, value in json.loads(line).items():
+                        self._hear(kind, value)
+                except Exception:  # one message that is not understood ends no match
+                    log.exception("a message of the process of matches: %.200r", line)
         finally:
             self._bury(process)
 
@@ -442,3 +436,10 @@ class Matches:
             with contextlib.suppress(OSError):
                 pipe.close()
         process.wait()
+
+
+def _awaited() -> Future[Any]:
+    """A future that whoever waits for it cannot cancel: what comes when nobody waits any more can still be set."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future

@@ -22,7 +22,7 @@ from cerulea.core.values import Checkpoint, PlayProgress, Usage
 from cerulea.flows.arena import ANCHOR, results_of
 from cerulea.flows.story import Outcome, Seen
 from cerulea.games.catalog import make_game
-from cerulea.games.game import Game, observation_buffers, tick_buffers
+from cerulea.games.game import Game, judged_options, observation_buffers, tick_buffers
 from cerulea.games.match import RANDOM
 from cerulea.games.rating import rate
 from cerulea.nn.policy import Policy
@@ -223,8 +223,9 @@ class PlayStory:
         per_match_s = self._seconds_of_a_match(state)
         n = max(20, min(RATED_BY, int(RATED_S / per_match_s / (len(self.game.bots) + 4)))) // 2 * 2
         name = self.recipe.name
+        options = judged_options(self.game, self.recipe.game.options)
         judged = judge(
-            self.make,
+            lambda matches: make_game(self.game.name, matches, **options),
             checkpoint,
             name=name,
             opponents=(RANDOM, *self.game.bots),

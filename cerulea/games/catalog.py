@@ -42,6 +42,24 @@ def refuse_imports(name: str) -> None:
         )
 
 
+def name_in_file(name: str, named: str | None = None) -> str:
+    """A game's name that stands in a file, whoever wrote that.
+
+    Args:
+        named: the same name from whoever asks; then it may import a module.
+
+    Raises:
+        GameInvalid: it would import a module that only the file names.
+    """
+    if name != named and ":" in name and not _LISTED.fullmatch(name):
+        raise GameInvalid(
+            f"The file is of {name[:80]}, a module that would be imported.",
+            why="A file that came from elsewhere does not decide what is run here.",
+            fix=f"Where you trust that module, name it: --game {name[:80]}",
+        )
+    return name
+
+
 def make_game(name: str, matches: int, /, **options: Any) -> Game:
     """A game with so many matches.
 

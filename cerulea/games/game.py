@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -148,6 +149,15 @@ def tick_buffers(matches: int, players: int) -> Tick:
         ended_M=np.zeros(matches, np.bool_),
         winner_M=np.full(matches, -1, np.int8),
     )
+
+
+def judged_options(game: Game, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A game's options (or these) without those that are for training alone: what matches that count are made with.
+
+    A game whose matches may begin otherwise while one learns names such options in `training_options`, a tuple.
+    """
+    own = game.options if options is None else options
+    return {name: value for name, value in own.items() if name not in getattr(game, "training_options", ())}
 
 
 class Game(Protocol):

@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ class Result:
     second: str
     score: float  # of the first: 1, 0.5 or 0
     count: int = 1
+    seeds: tuple[int, ...] = ()  # of the matches, which these players decide with them; () where nobody kept them
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,10 @@ class Rating:
 
 def add_results(path: Path, results: Iterable[Result]) -> None:
     """Append results to a file of JSON lines, durably and in one write."""
-    lines = [
-        json.dumps({"first": r.first, "second": r.second, "score": r.score, "count": r.count}) + "\n" for r in results
-    ]
+    lines = []
+    for r in results:
+        values: dict[str, object] = {"first": r.first, "second": r.second, "score": r.score, "count": r.count}
+        lines.append(json.dumps({**values, "seeds": r.seeds} if r.seeds else values) + "\n")
     if not lines:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,14 +73,15 @@ def add_results(path: Path, results: Iterable[Result]) -> None:
 
 
 def read_results(path: Path) -> list[Result]:
-    """All results of a file; a line that a crash cut short is left out.
+    """All results of a file, each match once; a line that a crash cut short is left out.
 
     Raises:
         FileTrouble: a line is whole and no result.
     """
     if not path.exists():
         return []
-    found = []
+    found: list[Result] = []
+    known: set[tuple[str, str, int]] = set()  # matches
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             values = json.loads(line)
@@ -87,15 +90,27 @@ def read_results(path: Path) -> list[Result]:
         if not _is_result(values):
             raise FileTrouble(
                 f"Line {number} of {path} is no result.",
-                why="A result has first, second, score (1, 0.5 or 0) and count.",
+                why="A result has first, second, score (1, 0.5 or 0), count, and seeds, which may be missing.",
                 fix="Delete the line.",
             )
-        found.append(Result(**values))
+        result = Result(**{**values, "seeds": tuple(values.get("seeds", ()))})
+        if result.seeds:  # the same players with the same seed have played the same match again
+            new = [seed for seed in result.seeds if (result.first, result.second, seed) not in known]
+            known.update((result.first, result.second, seed) for seed in new)
+            if not new:
+                continue
+            result = replace(result, count=len(new), seeds=tuple(new))
+        found.append(result)
     return found
 
 
 def _is_result(values: object) -> bool:
-    if not isinstance(values, dict) or set(values) != {"first", "second", "score", "count"}:
+    if not isinstance(values, dict) or set(values) - {"seeds"} != {"first", "second", "score", "count"}:
+        return False
+    seeds = values.get("seeds", [])
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        return False
+    if seeds and len(seeds) != values["count"]:
         return False
     names = isinstance(values["first"], str) and isinstance(values["second"], str)
     return names and values["score"] in (0, 0.5, 1) and isinstance(values["count"], int) and values["count"] > 0

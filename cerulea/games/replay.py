@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from cerulea.core.errors import NotFound, ReplayInvalid
 from cerulea.core.files import write_bytes
-from cerulea.games.catalog import make_game
+from cerulea.games.catalog import make_game, name_in_file
 from cerulea.games.game import ActionArray, Game, observation_buffers, tick_buffers
 
 FORMAT = 1
@@ -124,10 +124,10 @@ def read_replay(path: Path) -> Replay:
         replay = Replay(**{name: head[name] for name in NAMES}, actions=actions)
         if len(actions) != replay.steps or actions.ndim != 3:
             raise ValueError("its actions are not as many as it says")
-        if not (0 <= replay.seed < 2**64 and isinstance(replay.options, dict) and isinstance(replay.game, str)):
+        if not _possible(replay):
             raise ValueError("its first line says what none could")
         return replay
-    except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as error:
         raise ReplayInvalid(
             f"{path} is no replay that can be played: {error}.",
             why="A replay is played again from its actions; none may be missing.",
@@ -135,26 +135,55 @@ def read_replay(path: Path) -> Replay:
         ) from error
 
 
-def frames(replay: Replay) -> Iterator[dict[str, Any]]:
+def _possible(replay: Replay) -> bool:
+    """Whether a first line has values of the right kinds; what the game has to say of them comes later."""
+    return (
+        isinstance(replay.players, list)
+        and all(_is_text(text) for text in (replay.game, replay.version, *replay.players))
+        and isinstance(replay.options, dict)
+        and isinstance(replay.cut, bool)
+        and all(type(number) is int for number in (replay.seed, replay.steps, replay.winner, replay.digest))
+        and 0 <= replay.seed < 2**64
+        and 0 <= replay.digest < 2**64
+        and -1 <= replay.winner < 128
+    )
+
+
+def _is_text(value: object) -> bool:
+    """Text that can be written; half of a surrogate pair cannot."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def frames(
+    replay: Replay, *, first: int = 0, count: int | None = None, named: str | None = None
+) -> Iterator[dict[str, Any]]:
     """What was to be seen, before the first step and after each.
 
+    Args:
+        first: frames before this one are not made.
+        count: at most so many; the match is not played on after the last of them, nor its end compared.
+        named: a game that the caller trusts by name, although it is another one's module.
+
     Raises:
-        NotFound, GameInvalid: there is no such game here.
+        NotFound, GameInvalid: there is no such game here, or it would import a module of the file's choice.
         ReplayInvalid: it is of another version of the game, has an action that the game forbids, or does not end as it
         ended.
     """
-    game = make_game(replay.game, 1, **replay.options)
+    game = make_game(name_in_file(replay.game, named), 1, **replay.options)
     if game.version != replay.version:
         raise ReplayInvalid(
             f"The replay is of {replay.game} {replay.version}; here is {game.name} {game.version}.",
             why="Other rules would show a match that was never played.",
             fix="Use the version of Cerulea that played it.",
         )
-    winners = []
-    for winner in _walk(game, replay):
-        winners.append(winner)
-        yield game.frame(0)
-    if int(game.digests()[0]) != replay.digest or winners[-1] != replay.winner:
+    won = -1
+    for number, winner in enumerate(_walk(game, replay)):
+        won = winner
+        if count is not None and number >= first + count:
+            return
+        if number >= first:
+            yield game.frame(0)
+    if int(game.digests()[0]) != replay.digest or won != replay.winner:
         raise ReplayInvalid(
             "The match does not end as it ended when it was played.",
             why="Its actions were changed, or the game's rules were without its version.",
@@ -167,7 +196,10 @@ def _walk(game: Game, replay: Replay) -> Iterator[int]:
     heads, actions = game.schema.heads, replay.actions
     if actions.shape[1:] != (game.players, len(heads)):
         raise _forbidden(replay, 0, "it has other players")
-    if len(actions) and (actions.max((0, 1)) >= [head.size for head in heads]).any():
+    if len(replay.players) not in (game.players, max(game.teams) + 1):
+        raise _forbidden(replay, 0, f"its {len(replay.players)} labels are of neither the places nor the sides")
+    # Of 4 bytes an action may come out negative: an index that a kernel would follow.
+    if len(actions) and ((actions < 0) | (actions >= [head.size for head in heads])).any():
         raise _forbidden(replay, 0, "there is no such action")
     look, tick = observation_buffers(game.schema, 1, game.players), tick_buffers(1, game.players)
     script, scratch = _scripted(game, replay.players), actions[:1].copy()

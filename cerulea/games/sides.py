@@ -90,6 +90,7 @@ class SideVector(gym.vector.VectorEnv[dict[str, Any], Any, Any]):  # type: ignor
         self._others = np.ones((matches, self.game.players), np.bool_)
         self._others[:, self.ours] = False
         self._seed_M = np.arange(matches).astype(np.uint64)
+        self._cut_M = np.zeros(matches, np.bool_)  # where our players were cut off by a limit of time
         self._number = 0  # steps since all matches began
         self.opponent = opponent
         if opponent is None and self._others.any():
@@ -112,8 +113,13 @@ class SideVector(gym.vector.VectorEnv[dict[str, Any], Any, Any]):  # type: ignor
             if self.opponent is not None:
                 self.opponent.begin(self.game)
         self.game.reset(self._seed_M, where)
-        self._tick.ended_M[where] = False
+        self._tick.ended_M[where], self._cut_M[where] = False, False
         return self._show(), self._info()
+
+    @property
+    def over(self) -> bool:
+        """Whether all matches have ended."""
+        return bool(self._tick.ended_M.all())
 
     def _show(self) -> dict[str, Any]:
         self.game.observe(self._look)
@@ -133,12 +139,14 @@ class SideVector(gym.vector.VectorEnv[dict[str, Any], Any, Any]):  # type: ignor
         if self.opponent is not None:
             self.opponent.act(self._look, self._action, self._others, self._seed_M, self._number)
         self._number += 1
+        before_M = self._tick.ended_M.copy()
         self.game.step(self._action, self._tick)
         seen, ours, tick = self._show(), self.ours, self._tick
         reward = tick.reward_MP[:, ours].mean(1).astype(np.float64)
-        truncated = tick.truncated_MP[:, ours].any(1)
-        terminated = tick.terminated_MP[:, ours].any(1) & tick.ended_M & ~truncated
-        return seen, reward, terminated, truncated, self._info()
+        # A side may be out before its match is over, which is when it learns who has won.
+        self._cut_M |= tick.truncated_MP[:, ours].any(1)
+        new_M = tick.ended_M & ~before_M
+        return seen, reward, new_M & ~self._cut_M, new_M & self._cut_M, self._info()
 
 
 class Side(gym.Env[dict[str, Any], Any]):  # type: ignore[misc]
@@ -168,18 +176,19 @@ class Side(gym.Env[dict[str, Any], Any]):  # type: ignore[misc]
         """Begin a match, and play it to where this side is to act."""
         super().reset(seed=seed)
         seen, info = self.vector.reset(seed=int(self.np_random.integers(2**31)) if seed is None else seed)
-        while not info["acting"].any():
+        while not (info["acting"].any() or self.vector.over):
             seen, _, _, _, info = self.vector.step(self._nothing)
         return self._one(seen), {}
 
     def step(self, action: Any) -> Any:
         """Act, and play on to where this side is to act again, or to the end."""
-        seen, paid, terminated, truncated, info = self.vector.step(np.asarray(action)[None])
+        seen, paid, _, truncated, info = self.vector.step(np.asarray(action)[None])
         total = float(paid[0])
-        while not (terminated[0] or truncated[0] or info["acting"].any()):
-            seen, paid, terminated, truncated, info = self.vector.step(self._nothing)
+        while not (self.vector.over or info["acting"].any()):
+            seen, paid, _, truncated, info = self.vector.step(self._nothing)
             total += float(paid[0])
-        return self._one(seen), total, bool(terminated[0]), bool(truncated[0]), {"winner": int(info["winner"][0])}
+        cut = bool(truncated[0])
+        return self._one(seen), total, self.vector.over and not cut, cut, {"winner": int(info["winner"][0])}
 
     def _one(self, seen: dict[str, Any]) -> dict[str, Any]:
         return {name: part[0] for name, part in seen.items()}

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cerulea.core.errors import GameBroken, GameInvalid
 from cerulea.games.game import BoolArray, FloatArray, Head
 
+MOST_BINS = 1_001  # each value is an action of its own
 BINS = 11  # of each dimension of an action that is a number
 LARGE = 100.0  # numbers whose bounds are beyond this, such as pixels, are scaled to [-1, 1]; others stay as they are
 ENDLESS = 1e6  # bounds beyond this say nothing of the scale
@@ -130,8 +131,8 @@ def choices(space: Any, bins: int = BINS) -> tuple[tuple[Head, ...], Callable[[N
 
 
 def _binned(space: Any, bins: int) -> tuple[tuple[Head, ...], Callable[[NDArray[np.int32]], Any]]:
-    if bins < 2:
-        raise GameInvalid(f"game.options.bins is {bins}.", fix="Use 2 or more.")
+    if not isinstance(bins, int) or not 2 <= bins <= MOST_BINS:
+        raise GameInvalid(f"game.options.bins is {bins!r:.40}.", fix=f"Use 2 to {MOST_BINS:,}.")
     low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
     values = [np.linspace(a, b, bins) for a, b in zip(low, high, strict=True)]
     if np.issubdtype(space.dtype, np.integer):

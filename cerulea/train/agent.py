@@ -15,7 +15,16 @@ from torch import Tensor
 
 from cerulea.core.errors import AgentUnfit, WeightsInvalid
 from cerulea.core.files import read_json
-from cerulea.games.game import ActionArray, BoolArray, Game, Observation, Schema, SeedArray, schema_from
+from cerulea.games.game import (
+    ActionArray,
+    BoolArray,
+    Game,
+    Observation,
+    Schema,
+    SeedArray,
+    judged_options,
+    schema_from,
+)
 from cerulea.games.match import uniform_draws
 from cerulea.nn.policy import Policy, PolicyShape, masked, policy_shape_from
 from cerulea.train.play_recipe import PolicyKeys
@@ -51,7 +60,7 @@ def agent_json(game: Game, shape: PolicyShape) -> dict[str, Any]:
     return {
         "game": game.name,
         "version": game.version,
-        "options": game.options,
+        "options": judged_options(game),
         "schema": game.schema.as_json(),
         "shape": shape.as_json(),
     }

@@ -4,12 +4,13 @@ In:      on standard input, one line of JSON a message:
          {"begin": {id, game, options, players, folders, seed, speed, turn_s, replay}}, {"stop": id},
          {"take": [id, seat, person, ref]}, {"leave": [id, seat, person, ref]},
          {"order": [id, seat, person, step, action, ref]},
-         {"watch": [id, number]}, {"show": {ref, replay, first, count}}.
+         {"watch": [id, number]}, {"show": {ref, replay, first, count, within_s}}.
 Out:     on standard output: {"begun": {id, ...}} or {"failed": {id, error}}; {"frame": {id, step, frame, legal}};
          {"done": {ref}} or {"refused": {ref, error}}; {"ended": {id, winner, ...}}; {"shown": {ref, frames}};
          {"late": {...}}, how late ticks were, each second.
 Kept:    it ends when its input ends. Ticks are due at fixed times from a match's beginning; one that is late moves the
-         next ones rather than hurrying them. Games and agents are loaded beside the ticks, in a thread.
+         next ones rather than hurrying them. Games and agents are loaded beside the ticks, in a thread, and frames of
+         replays are computed in another; those that come too late for whoever asked are not.
 Not here: who may what, and who starts this (`flows.play`); a match itself (`games.live`).
 """
 
@@ -22,13 +23,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cerulea.core.errors import CeruleaError, Failed
+from cerulea.core.errors import CeruleaError, Failed, NotFound
 from cerulea.games.catalog import make_game
 from cerulea.games.live import LiveMatch
 from cerulea.train.players import open_players
@@ -84,7 +84,7 @@ class Hall:
             if now - table.waiting_since < table.turn_s:
                 table.due = now + 0.02
                 return
-        if not table.waiting_since:
+        if not table.waiting_since and not table.asked_to_stop:
             self.late_ms.append(1000 * (now - table.due))
         table.waiting_since = 0.0
         try:
@@ -92,8 +92,8 @@ class Hall:
         except Exception as error:  # a player or a game that breaks ends its own match, and no other
             self._fail(table.id, error)
             return
-        if table.watched or over:
-            self._show(table)
+        if (table.watched or over) and not self._show(table):
+            return
         if over:
             del self.tables[table.id]
             self._end(table)
@@ -101,13 +101,21 @@ class Hall:
         # A tick that was late does not make the next ones hurry.
         table.due = max(table.due + table.period_s, now)
 
-    def _show(self, table: Table) -> None:
+    def _show(self, table: Table) -> bool:
+        """Say what is to be seen; False where that has ended the match, because its game cannot tell."""
         match = table.match
         legal: dict[str, dict[str, Any]] = {}  # of each person, by place
-        for i, seat in enumerate(match.seats):
-            if seat.person:
-                legal.setdefault(seat.person, {})[str(i)] = match.legal(i)
-        self.say({"frame": {"id": table.id, "step": match.number, "frame": match.frame(), "legal": legal}})
+        try:
+            for i, seat in enumerate(match.seats):
+                if seat.person:
+                    legal.setdefault(seat.person, {})[str(i)] = match.legal(i)
+            self.say({"frame": {"id": table.id, "step": match.number, "frame": match.frame(), "legal": legal}})
+        except BrokenPipeError:  # whoever started this process is gone
+            raise
+        except Exception as error:
+            self._fail(table.id, error)
+            return False
+        return True
 
     def _end(self, table: Table) -> None:
         match = table.match
@@ -151,8 +159,11 @@ class Hall:
             self.early[match].append(message)
             return
         table = self.tables.get(match)
-        if table is None:
-            return  # it has ended; whoever asks has been told, or will be
+        if table is None:  # it has ended, which may not have been heard yet
+            if verb in ("take", "leave", "order"):
+                over = NotFound("The match is over.", fix="See its replay.")
+                self.say({"refused": {"ref": value[-1], "error": over.as_json()}})
+            return
         if verb == "watch":
             table.watched = value[1]
             if table.watched:
@@ -251,26 +262,24 @@ def run(hall: Hall, inbox: queue.SimpleQueue[Mapping[str, Any] | None]) -> None:
             hall.tick(time.monotonic())
 
 
-def _read(inbox: queue.SimpleQueue[Mapping[str, Any] | None], loads: queue.SimpleQueue[Any]) -> None:
+def _read(
+    inbox: queue.SimpleQueue[Mapping[str, Any] | None], loads: queue.SimpleQueue[Any], shows: queue.SimpleQueue[Any]
+) -> None:
     for line in sys.stdin:
         message = json.loads(line)
-        if "begin" in message or "show" in message:
-            loads.put(message)
-        if "show" not in message:
-            inbox.put(message)
+        if "show" in message:
+            shows.put((message["show"], time.monotonic() + message["show"]["within_s"]))
+            continue
+        inbox.put(message)  # first: the hall knows a match by the time that it is opened
+        if "begin" in message:
+            loads.put(message["begin"])
     inbox.put(None)
 
 
-def _load(
-    inbox: queue.SimpleQueue[Mapping[str, Any] | None], loads: queue.SimpleQueue[Any], say: Callable[[Any], None]
-) -> None:
+def _load(inbox: queue.SimpleQueue[Mapping[str, Any] | None], loads: queue.SimpleQueue[Any]) -> None:
     """Open games and agents, one after the other, beside the ticks."""
     while True:
-        message = loads.get()
-        if "show" in message:
-            say(_shown(message["show"]))
-            continue
-        wish = message["begin"]
+        wish = loads.get()
         try:
             table, about = open_table(wish)
         except Exception as error:
@@ -279,21 +288,25 @@ def _load(
             inbox.put({"opened": table, "about": about, "id": wish["id"]})
 
 
+def _show(shows: queue.SimpleQueue[Any], say: Callable[[Any], None]) -> None:
+    """Compute frames of replays, one after the other, for whoever still waits for them."""
+    while True:
+        wish, until = shows.get()
+        if time.monotonic() < until:
+            say(_shown(wish))
+
+
 def _shown(wish: Mapping[str, Any]) -> dict[str, Any]:
     """Some frames of a replay."""
+    from cerulea.games.replay import frames, read_replay
+
     try:
-        return {"shown": {"ref": wish["ref"], "frames": list(_frames(wish))}}
+        shown = frames(read_replay(Path(wish["replay"])), first=wish["first"], count=wish["count"])
+        told = [{"step": step, "frame": frame} for step, frame in enumerate(shown, start=wish["first"])]
+        return {"shown": {"ref": wish["ref"], "frames": told}}
     except Exception as error:
         failed = error if isinstance(error, CeruleaError) else Failed(f"{type(error).__name__}: {str(error)[:300]}.")
         return {"refused": {"ref": wish["ref"], "error": failed.as_json()}}
-
-
-def _frames(wish: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    from cerulea.games.replay import frames, read_replay
-
-    first = wish["first"]
-    for number, frame in enumerate(islice(frames(read_replay(Path(wish["replay"]))), first, first + wish["count"])):
-        yield {"step": first + number, "frame": frame}
 
 
 def main() -> int:
@@ -310,8 +323,10 @@ def main() -> int:
     sys.setswitchinterval(SWITCH_S)
     inbox: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
     loads: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(inbox, loads), daemon=True).start()
-    threading.Thread(target=_load, args=(inbox, loads, say), daemon=True).start()
+    shows: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(inbox, loads, shows), daemon=True).start()
+    threading.Thread(target=_load, args=(inbox, loads), daemon=True).start()
+    threading.Thread(target=_show, args=(shows, say), daemon=True).start()
     say({"ready": {}})
     try:
         run(Hall(say), inbox)

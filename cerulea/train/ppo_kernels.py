@@ -9,10 +9,23 @@ Not here: who calls it (`ppo`).
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numba import njit
 
+from cerulea.core.kernels import forget_other_sources
+from cerulea.nn import policy_kernels
 from cerulea.nn.policy_kernels import soften, weigh
+
+
+@njit(cache=True)
+def _probe():
+    """Never compiled: it is here to be asked in which folder Numba keeps the kernels of this one."""
+
+
+# Functions of that file are compiled into the one below.
+forget_other_sources([Path(policy_kernels.__file__), Path(__file__)], Path(_probe.stats.cache_path))
 
 
 @njit(cache=True, nogil=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -15,6 +18,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from cerulea.api.app import create_app
+from cerulea.api.match_schema import Take
+from cerulea.api.matches import _Line
 from cerulea.flows import play
 from cerulea.flows.fog import fogged
 from cerulea.flows.model_folders import register
@@ -138,8 +143,9 @@ def test_a_person_plays_and_the_game_alone_says_what_is_allowed(place: Place):
         assert tell(line, type="act", seat=0, step=frame["step"], action=[99])["code"] == "E-MATCH-003"
         assert tell(line, type="act", seat=0, step=frame["step"], action=[1, 2])["code"] == "E-MATCH-003"
         assert tell(line, type="dance")["code"] == "E-USE-001"
-        line.send("no json")
-        assert said(line, "refused")["code"] == "E-USE-001"
+        for nonsense in ("no json", b'{"type": "leave", "seat": 0}'):
+            line.send(nonsense)
+            assert said(line, "refused")["code"] == "E-USE-001"
         with place.line(match) as other:
             assert tell(other, type="take", seat=0)["code"] == "E-MATCH-002"
         column = frame["legal"]["0"][0][-1]
@@ -169,6 +175,48 @@ def test_a_place_is_given_back_when_its_line_ends(place: Place):
 
     with place.line(match) as line:
         assert _rest(line)[-1]["match"]["status"] == "ended"
+
+
+def test_a_place_is_given_back_when_its_line_ends_before_the_answer():
+    """Whoever asks for a place may have it by the time the answer is lost."""
+
+    class Silent:
+        def act(self, verb: str, match: str, *values: Any) -> Future[dict[str, Any]]:
+            return Future()
+
+    async def leave(monkeypatch: pytest.MonkeyPatch) -> _Line:
+        monkeypatch.setattr("cerulea.api.matches._caller", AsyncMock())
+        line = _Line(None, Silent(), "match-1", [], "hand-1")  # type: ignore[arg-type]
+        asked = asyncio.create_task(line._take(Take(type="take", seat=1)))
+        await asyncio.sleep(0.01)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        return line
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert asyncio.run(leave(monkeypatch)).seats == {1}
+
+
+def test_who_plays_sees_no_more_on_a_second_line(place: Place):
+    """The side that a person plays decides what all his lines to the match show; a stranger's shows everything."""
+    match = place.begin(game="rift-duel", speed=2.0)["id"]
+    with place.line(match) as line, place.line(match) as second, place.line(match, "viewer") as other:
+        assert tell(line, type="take", seat=0)["type"] == "done"
+        said(line, "frame")
+        after = said(line, "frame")["step"] + 1
+        one, two, three = (_frame_of(each, after)["frame"] for each in (line, second, other))
+
+    def unseen(frame: dict[str, Any]) -> list[dict[str, Any]]:
+        return [hero for hero in frame["heroes"] if hero["team"] == 1 and "x" not in hero]
+
+    assert (len(unseen(one)), len(unseen(two)), len(unseen(three))) == (1, 1, 0)
+
+
+def _frame_of(line: ClientConnection, step: int) -> dict[str, Any]:
+    """The first frame from a step on."""
+    while (frame := said(line, "frame"))["step"] < step:
+        pass
+    return frame
 
 
 def test_who_may_only_watch_takes_no_place(place: Place):
@@ -207,6 +255,9 @@ def test_a_line_without_a_key_is_refused(place: Place):
         ({"players": ["balancer", "bot:random"]}, 409, "E-AGENT-001", "cerulea surgery"),
         ({"players": ["bot:random"] * 3}, 400, "E-GAME-002", "2 players"),
         ({"options": {"colour": "red"}}, 400, "E-GAME-002", "colour"),
+        ({"options": {"bins": 10**30}}, 422, "E-USE-001", "options"),
+        ({"options": {"bins": 1e308}}, 422, "E-USE-001", "options"),
+        ({"game": "rift-duel", "options": {"scatter": "x"}}, 400, "E-USE-001", "scatter"),
         ({"speed": 1000.0}, 422, "E-USE-001", "speed"),
         ({"players": []}, 422, "E-USE-001", "players"),
     ],

@@ -45,7 +45,8 @@ def test_a_match_is_counted_kept_and_rated(trained: Cerulea):
     assert [again[key] for key in KEYS - {"replays"}] == [found[key] for key in KEYS - {"replays"}]
     ladder = {line["player"]: line for line in trained.lines("ladder", "connect-four")}
     assert set(ladder) == {"player@1", "bot:random"}
-    assert ladder["bot:random"]["rating"] == 0.0 and ladder["player@1"]["games"] == 20
+    assert ladder["bot:random"]["rating"] == 0.0
+    assert ladder["player@1"]["games"] == 10, "the same matches again tell nothing new"
     assert ladder["player@1"]["low"] <= ladder["player@1"]["rating"] <= ladder["player@1"]["high"]
 
 
@@ -100,6 +101,7 @@ def test_an_agent_is_shown_evaluated_operated_on_and_exported(trained: Cerulea, 
         (("chat", "player"), 2, "E-MODEL-003", "cerulea match"),
         (("export", "player", "nowhere"), 2, "E-MODEL-003", "onnx"),
         (("replay", "nothing"), 2, "E-NAME-001", "no replay"),
+        (("surgery", "player", "--name", "../out"), 2, "E-USE-001", "'../out'"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_code(

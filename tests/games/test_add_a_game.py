@@ -24,4 +24,4 @@ def test_nim_takes_sixty_lines_keeps_the_protocol_and_is_trained(tmp_path, monke
 
     assert len(game.splitlines()) <= 60
     assert (tmp_path / "nim-run" / "metrics.jsonl").read_text().count('"progress"') == 5
-    assert list(frames(read_replay(tmp_path / "one.replay")))[-1]["left"] == 0
+    assert list(frames(read_replay(tmp_path / "one.replay"), named="python:nim"))[-1]["left"] == 0

@@ -155,3 +155,9 @@ def test_cartpole_keeps_the_protocol_and_is_cut_at_500():
         x, dx, angle, spin = played.see().vector_MPF[0, 0]
         played.step(np.full((1, 1, 1), int(angle + 0.3 * spin + 0.05 * x + 0.1 * dx > 0), np.int32))
     assert played.number == 500 and played.tick.truncated_MP[0, 0] and not played.tick.terminated_MP[0, 0]
+
+
+@pytest.mark.parametrize("bins", [1, 10**9, 11.5, "many"])
+def test_so_many_values_stand_for_a_number(bins):
+    with pytest.raises(GameInvalid, match="bins"):
+        make_game("gymnasium:Pendulum-v1", 1, bins=bins)

@@ -119,6 +119,22 @@ def test_results_are_appended_and_a_line_that_was_cut_short_loses_no_other(tmp_p
     assert read_results(tmp_path / "none") == []
 
 
+def test_a_match_that_was_played_again_counts_once(tmp_path):
+    """By its players, their sides and its seed. Lines of before seeds were kept stay as they are."""
+    path = tmp_path / "results.jsonl"
+    add_results(path, [Result("a", "b", 1.0), Result("a", "b", 1.0, 2, (5, 6)), Result("b", "a", 0.0, 2, (5, 6))])
+    add_results(path, [Result("a", "b", 1.0, 3, (5, 6, 7)), Result("a", "b", 1.0)])
+    add_results(path, [Result("a", "b", 1.0, 2, (5, 6))])
+
+    assert read_results(path) == [
+        Result("a", "b", 1.0),
+        Result("a", "b", 1.0, 2, (5, 6)),
+        Result("b", "a", 0.0, 2, (5, 6)),
+        Result("a", "b", 1.0, 1, (7,)),
+        Result("a", "b", 1.0),
+    ]
+
+
 def test_many_who_append_at_once_lose_nothing(tmp_path):
     path = tmp_path / "results.jsonl"
     with ThreadPoolExecutor(8) as pool:

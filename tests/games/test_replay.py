@@ -116,6 +116,15 @@ def forged(path: Path, **other: object) -> Path:
         {"shape": [10**12, 2, 1]},
         {"bytes_each": 3},
         {"bytes_each": []},
+        {"players": "ab"},
+        {"players": [1, 2]},
+        {"players": ["bot:taker", "\ud800"]},
+        {"version": 1},
+        {"winner": "0"},
+        {"winner": 300},
+        {"cut": 0},
+        {"digest": -1},
+        {"digest": 1.5},
         {"body": zlib.compress(bytes(100_000_000))},
     ],
 )
@@ -151,12 +160,52 @@ def test_actions_that_were_never_played_are_refused(four, match):
         list(frames(with_action(match, 3, 255)))
     with pytest.raises(ReplayInvalid, match="step 3 that cannot be played: the game forbids it"):
         list(frames(with_action(match, 3, 9)))
+    with pytest.raises(ReplayInvalid, match="no such action"):
+        list(frames(with_action(match, 3, -1)))
+    with pytest.raises(ReplayInvalid, match="its 3 labels"):
+        list(frames(dataclasses.replace(four, players=["a", "b", "c"])))
+    with pytest.raises(ReplayInvalid, match="its 1 labels"):
+        list(frames(dataclasses.replace(four, players=["a"])))
     with pytest.raises(ReplayInvalid, match="other players"):
         list(frames(dataclasses.replace(match, actions=match.actions[:, :4])))
     with pytest.raises(ReplayInvalid, match="does not end as it ended"):
         list(frames(with_action(four, 0, (int(four.actions[0, 0, 0]) + 1) % 7)))
     with pytest.raises(ReplayInvalid, match="does not end as it ended"):
         list(frames(dataclasses.replace(four, winner=1 - four.winner)))
+
+
+def test_an_action_below_zero_reaches_no_game(four, tmp_path):
+    """Of four bytes, the largest are negative as numbers of 32 bits."""
+    save_replay(
+        dataclasses.replace(four, steps=1, actions=np.array([[[0], [70_000]]], np.int32)), tmp_path / "a.replay"
+    )
+    body = zlib.compress(np.array([[[0], [2**32 - 5]]], np.uint32).tobytes())
+    replay = read_replay(forged(tmp_path / "a.replay", body=body))
+
+    assert replay.actions.min() == -5
+    with pytest.raises(ReplayInvalid, match="no such action"):
+        list(frames(replay))
+
+
+def test_some_frames_are_those_of_all(four):
+    """Frames that nobody asked for are not even made."""
+    every = list(frames(four))
+
+    assert list(frames(four, first=2, count=3)) == every[2:5]
+    assert list(frames(four, first=2, count=10**6)) == every[2:]
+    assert list(frames(four, first=10**6, count=1)) == []
+
+
+@pytest.mark.parametrize("game", ["python:evil_module", "pettingzoo:evil.module", "gymnasium:evil_module:Env-v0"])
+def test_a_file_imports_no_module(four, game, tmp_path, monkeypatch):
+    """Unless whoever asks has named it himself."""
+    (tmp_path / "evil_module.py").write_text("raise SystemError('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(GameInvalid, match=f"--game {game}"):
+        next(frames(dataclasses.replace(four, game=game)))
+    if game.startswith("python:"):
+        with pytest.raises(SystemError, match="it ran"):
+            next(frames(dataclasses.replace(four, game=game), named=game))
 
 
 @pytest.mark.parametrize("largest", [255, 256, 65_535, 65_536])

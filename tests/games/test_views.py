@@ -151,3 +151,24 @@ def test_a_vector_of_sides_is_made_by_name():
 
     assert seen["units"].shape == (4, 1, 32, 24)
     assert env.step(env.action_space.sample())[1].shape == (4,)
+
+
+@pytest.mark.parametrize("teams", [None, [0, 0, 1, 1]])
+def test_a_side_that_is_out_before_the_end_is_told_of_the_end(teams):
+    """Its players die one after the other; the match goes on without them, and `step` comes back when it is over."""
+    options = {} if teams is None else {"teams": teams}
+    env = Side("pettingzoo:tests.games.last_standing", **options)
+    out_early = 0
+    for seed in range(12):
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
+        steps, ended = 0, False
+        while not ended:
+            _, reward, terminated, truncated, info = env.step(env.action_space.sample())
+            steps, ended = steps + 1, terminated or truncated
+            assert steps < 10
+        assert terminated and not truncated and env.vector.over
+        assert (info["winner"] == 0) == (reward > 0)
+        out_early += env.vector._number > steps
+
+    assert out_early > 0

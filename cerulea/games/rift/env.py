@@ -160,6 +160,8 @@ class Rift:
         draft: `fixed` heroes in their roles, or `mixed`: drawn from the match's seed, for each side by itself.
     """
 
+    training_options = ("scatter",)
+
     def __init__(
         self, preset: str, matches: int, *, threads: int = 1, draft: str = "fixed", scatter: float = 0.0
     ) -> None:
@@ -172,6 +174,8 @@ class Rift:
             raise Invalid(
                 f"rift cannot be stepped by {threads} threads.", fix=f"Use 1 to {most}, as NUMBA_NUM_THREADS says."
             )
+        if not isinstance(scatter, int | float) or not 0 <= scatter <= 1:
+            raise Invalid(f"rift has no scatter {scatter!r:.40}.", fix="Use a share from 0 to 1.")
         kinds, lanes = r.PRESETS[preset]
         self.name = "rift" if preset == "rift" else f"rift-{preset}"
         self.version = r.VERSION

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numba import njit
 
+from cerulea.core.errors import Invalid
 from cerulea.games.conformance import check_game
 from cerulea.games.game import observation_buffers
 from cerulea.games.rift import rules as r
@@ -293,3 +294,9 @@ def test_waves_come_every_twenty_seconds_with_a_siege_creep_in_each_third():
     assert [step for step, _ in counts] == [(r.WAVE_FIRST + k * r.WAVE_EVERY) // r.TICKS for k in range(3)]
     assert counts[0][1] == 8
     assert game.world.match[0, TICK] == 2 * played.number
+
+
+@pytest.mark.parametrize("scatter", ["x", -0.1, 1.1, 1e308, float("nan"), None])
+def test_a_scatter_that_is_no_share_is_refused(scatter):
+    with pytest.raises(Invalid, match="scatter"):
+        Rift("duel", 1, scatter=scatter)
