@@ -60,7 +60,10 @@ def show_judged(values: dict[str, Any]) -> None:
         table.add_row(
             row["opponent"], f"{row['share']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", str(row["timeouts"])
         )
-    Console().print(table)
+    if rows:
+        Console().print(table)
+    else:
+        print(f"{table.title}, {values['n']:,} matches")
     if values["forgetting"] is not None:
         print(f"least against its own past: {values['forgetting']:.1%}")
     if (found := values.get("exploiter")) is not None:
@@ -69,7 +72,7 @@ def show_judged(values: dict[str, Any]) -> None:
             f"(95 %: {found['low']:.1%} to {found['high']:.1%})"
         )
     for name, value in values["behaviour"].items():
-        print(f"{name.replace('_', ' ')}: {value:.3g}")
+        print(f"{name.replace('_', ' ')}: {value:.4g}")
 
 
 def show_text(number: int, of: int, prompt: str, text: str) -> None:
@@ -103,8 +106,9 @@ def _score(model: dict[str, Any]) -> tuple[str, str]:
     """How good a model is, and what it was trained on: bits per byte and tokens, or a rating and decisions."""
     extra = model.get("extra") or {}
     if "agent_steps" in extra:
-        rating = extra.get("rating")
-        return f"{rating:.1f} points" if rating is not None else "-", f"{extra['agent_steps']:,} decisions"
+        rating, paid = extra.get("rating"), extra.get("episode_return")
+        score = f"{rating:.1f} points" if rating is not None else f"return {paid:.1f}" if paid is not None else "-"
+        return score, f"{extra['agent_steps']:,} decisions"
     bits = model.get("bits_per_byte")
     return f"{bits:.4f} bits/byte" if bits is not None else "-", f"{model.get('trained_tokens', 0):,} tokens"
 
