@@ -287,8 +287,8 @@ def _list_replays(settings: Settings, as_json: bool) -> None:
     if as_json:
         for one in found:
             head = {"replay": one.id, "game": one.game, "version": one.version, "players": list(one.seats)}
-            ended = {"seed": one.seed, "steps": one.steps, "winner": one.winner, "timeout": one.cut}
-            put({**head, **ended, "kept_at": iso(one.kept_at), "path": str(one.path)})
+            end = {"seed": one.seed, "steps": one.steps, "winner": one.winner, "timeout": one.cut}
+            put({**head, **end, "kept_at": iso(one.kept_at), "path": str(one.path)})
         return
 
     def ended(one: Kept) -> str:
