@@ -69,7 +69,8 @@ class PlayStory:
         name = self.recipe.game.name
         find_maker(name)
         self.report = report
-        report(compiling(name, scripted=True) or f"making ready {name}", 0, 0)
+        learner = "" if are_compiled() else "; the learner's loops are compiled in the first step, once"
+        report(f"{compiling(name, scripted=True) or f'making ready {name}'}{learner}", 0, 0)
         game = self.make(1)
         sized = copy.copy(game)
         sized.matches = self.recipe.game.matches
@@ -143,8 +144,6 @@ class PlayStory:
     def warnings(self) -> list[str]:
         """What the opponents cannot be."""
         found = []
-        if not are_compiled():
-            found.append("The learner's loops are compiled in the first step, once: about half a minute of one core.")
         if not self.game.bots and self.recipe.opponents.bots and max(self.game.teams):
             found.append(f"{self.game.name} has no scripted players: those matches are played against itself.")
         return found

@@ -84,7 +84,7 @@ class Agent:
                 raise AgentUnfit(
                     f"The agent plays {self.game}, not {game.name}.",
                     why="They have nothing in common that it could go on with.",
-                    fix=f"Let it play its own game: --game {self.game}",
+                    fix=f"Let it play its own game (--game {self.game}), or name an agent of {game.name}.",
                 )
             ours, theirs = set(self.schema.vector), set(game.schema.vector)
             missing = sorted((theirs - ours) | (set(game.schema.unit_features) - set(self.schema.unit_features)))

@@ -101,7 +101,7 @@ def test_a_game_that_cannot_be_shared_by_processes_is_refused(settings: Settings
 
 
 def test_a_run_begins_with_an_agent_of_the_same_schema_only(settings: Settings, tmp_path: Path):
-    """By its name or its folder; another game's is refused and surgery is named."""
+    """By its name or its folder; another game's is refused."""
     with open_platform(settings) as platform:
         for name, game in (("known", "connect-four"), ("other", "cartpole")):
             register(platform, make_agent(tmp_path / name, game), name, team="home", actor="owner", extra={})
@@ -109,7 +109,7 @@ def test_a_run_begins_with_an_agent_of_the_same_schema_only(settings: Settings, 
     begun = [replace(recipe, model=replace(recipe.model, init=init)) for init in ("known", "other", "knowm")]
 
     assert isinstance(run(settings, begun[0])[-1], Done)
-    with pytest.raises(AgentUnfit, match="cerulea surgery"):
+    with pytest.raises(AgentUnfit, match="plays cartpole, not connect-four"):
         run(settings, begun[1])
     with pytest.raises(NotFound, match="nearest name is 'known'"):
         run(settings, begun[2])
