@@ -58,9 +58,9 @@ def chat(
         client.write.on_loading = tell_loading
         talk = Talk(client, model, system, {"max_tokens": max_tokens, "temperature": temperature})
         typed = sys.stdin.isatty() and not as_json
+        with waiting(f"{model} {LOADING}"):
+            client.write.open(model)  # before anything is asked: nobody types for a model that is not there
         if typed:
-            with waiting(f"{model} {LOADING}"):
-                client.write.open(model)
             print(f"{model}: /help for what can be typed, Ctrl-D to leave", flush=True)
         for line in _lines(typed):
             if line.startswith("/"):

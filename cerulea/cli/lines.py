@@ -25,6 +25,12 @@ def tell_loading(error: CeruleaError) -> None:
         print(f"({error.what} It is waited for.)", file=sys.stderr, flush=True)
 
 
+def tell_waiting(line: str) -> None:
+    """Say on standard error why the next answer takes long; nothing where there is no reason."""
+    if line:
+        print(f"({line})", file=sys.stderr, flush=True)
+
+
 def put(value: Any) -> None:
     """One JSON object on one line of standard output, at once."""
     print(json_line(value), flush=True)

@@ -20,7 +20,7 @@ from cerulea import __version__
 from cerulea.cli import chat, jobs, models, people, playing, up, usage
 from cerulea.cli import fund as money
 from cerulea.cli.chat import LOADING
-from cerulea.cli.lines import put, tell_loading, waiting
+from cerulea.cli.lines import put, tell_loading, tell_waiting, waiting
 from cerulea.cli.options import Home, Json, ModelName, OwnGame, settings_of
 from cerulea.cli.reach import Url, client_of
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
@@ -148,9 +148,11 @@ def evaluate(
         return
     if not data:
         with platform_of(context, home) as platform:
-            if find_model(platform, model).plays:
+            if (found := find_model(platform, model)).plays:
                 from cerulea.flows.judging import evaluate_agent
+                from cerulea.flows.ready import compiling
 
+                tell_waiting(compiling(str(found.card().get("preset")), scripted=True))
                 with waiting(f"{model} plays") as status:
 
                     def report(what: str, done: int, total: int) -> None:
@@ -236,12 +238,19 @@ def export(
     context: typer.Context,
     model: ModelName,
     folder: Annotated[Path, Argument(metavar="DIR", help="A new folder.")],
-    format_: Annotated[str, Option("--format", help="hf, cerulea, or for an agent onnx.")] = "hf",
+    format_: Annotated[
+        str | None,
+        Option("--format", help="hf, cerulea, or for an agent onnx; by default hf, and cerulea for an agent."),
+    ] = None,
     game: OwnGame = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Write a model to a folder that transformers (hf), another Cerulea or onnxruntime (onnx) can load."""
+    if format_ == "onnx":
+        from cerulea.flows.ready import check_onnx
+
+        check_onnx()  # torch alone takes seconds to load
     from cerulea.flows.models import export_model
 
     with platform_of(context, home) as platform:
@@ -302,7 +311,17 @@ def run() -> None:
             raise
         context = getattr(error, "ctx", None)  # of the command that was being read
         words = context.command_path if context else "cerulea"
-        _refuse(CommandInvalid(str(error.format_message()), fix=f"See: {words} --help"), as_json)
+        fix = _meant(sys.argv[1:]) or f"See: {words} --help"
+        _refuse(CommandInvalid(str(error.format_message()), fix=fix), as_json)
+
+
+def _meant(words: Sequence[str]) -> str:
+    """What somebody meant who wrote a game where `match` takes players; nothing where they did not."""
+    from cerulea.games.catalog import GAMES
+
+    if len(words) > 3 and words[0] == "match" and words[1] in GAMES and "--game" not in words:
+        return f"Name the game as an option: cerulea match {words[2]} {words[3]} --game {words[1]}"
+    return ""
 
 
 def _command_of(words: Sequence[str]) -> str:

@@ -142,7 +142,8 @@ def create_key(
         if role is not None and person is None and role != me.role:
             person = _of_role(client, role, team)
         made = client.keys.create(person or me.person, team=team, name=name, scopes=scope or (), days=days)
-    said = f"{made.key}\nfor {made.person}, {made.role} in team {team}; it cannot be shown again"
+    ends = f"ends {day(made.expires_at)}" if made.expires_at else "never ends (--days N)"
+    said = f"{made.key}\nfor {made.person}, {made.role} in team {team}; it {ends} and cannot be shown again"
     tell(made, as_json, f"{said}\nuse: CERULEA_KEY={made.key} cerulea ps --url URL")
 
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from cerulea.cli.lines import put, waiting
+from cerulea.cli.lines import put, tell_waiting, waiting
 from cerulea.cli.options import Home, Json, OwnGame, settings_of
-from cerulea.core.errors import CommandInvalid
+from cerulea.core.errors import CommandInvalid, GameInvalid, NotFound
 
 if TYPE_CHECKING:
+    from cerulea.core.settings import Settings
     from cerulea.games.rating import Rating
 
 PlayerName = Annotated[str, Argument(help="A model (duelist, duelist@3, duelist:prod, a folder), or bot:NAME.")]
@@ -36,6 +37,7 @@ def games(home: Home = None, as_json: Json = False) -> None:
         print(f"{name:<16} {about}")
     print(f"{'gymnasium:ID':<16} any environment of Gymnasium that is installed")
     print(f"{'pettingzoo:MOD':<16} any environment of PettingZoo, such as pettingzoo:classic.connect_four_v3")
+    print(f"{'python:MODULE':<16} a module of your own on Python's path (PYTHONPATH=.): docs/add-a-game.md")
 
 
 def match(
@@ -50,6 +52,10 @@ def match(
     as_json: Json = False,
 ) -> None:
     """Let two players play many matches against one another."""
+    from cerulea.flows.ready import compiling
+
+    scripted = any(player.startswith("bot:") and player != "bot:random" for player in (a, b))
+    tell_waiting(compiling(game, scripted=scripted))
     from cerulea.flows.arena import play
     from cerulea.flows.platform import open_platform
 
@@ -59,7 +65,10 @@ def match(
             if status is not None:
                 status.update(f"{a} plays {b}: {done} of {total}")
 
-        played = play(platform, a, b, game, n=n, seed=seed, keep=replays, report=report)
+        try:
+            played = play(platform, a, b, game, n=n, seed=seed, keep=replays, report=report)
+        except NotFound as error:
+            raise _or_bot(error, (a, b), game) from None
     s = played.series
     low, high = s.interval95
     values: dict[str, Any] = {
@@ -89,12 +98,20 @@ def match(
 
 def ladder(context: typer.Context, game: GameName, home: Home = None, as_json: Json = False) -> None:
     """How good everybody is, by all matches that were played here."""
+    from cerulea.flows.ready import compiling, has_results
+
+    settings = settings_of(context, home)
+    if not has_results(settings, game):
+        _check_sides(game)
+        _show_ratings([], as_json, game)
+        return
+    tell_waiting(compiling(game, scripted=False))
     from cerulea.flows.arena import ladder as ratings_of
     from cerulea.flows.platform import open_platform
 
-    with open_platform(settings_of(context, home)) as platform:
+    with open_platform(settings) as platform:
         found = ratings_of(platform, game)
-    _show_ratings(found, as_json)
+    _show_ratings(found, as_json, game)
 
 
 def rate(
@@ -107,6 +124,10 @@ def rate(
     as_json: Json = False,
 ) -> None:
     """Let all agents and bots of a game play until their ratings are known well."""
+    from cerulea.flows.ready import compiling
+
+    _check_sides(game)
+    tell_waiting(compiling(game, scripted=True))
     from cerulea.flows.arena import rate as play_on
     from cerulea.flows.platform import open_platform
 
@@ -122,21 +143,27 @@ def rate(
                 print(line, flush=True)
 
         found = play_on(platform, game, good=within, most=rounds, seed=seed, report=report)
-    _show_ratings(found, as_json)
+    _show_ratings(found, as_json, game)
 
 
 def replay(
     context: typer.Context,
-    file: Annotated[str, Argument(metavar="FILE", help="A replay's file, or its name.")],
+    file: Annotated[
+        str | None, Argument(metavar="[FILE]", help="A replay's file, or its name; without one they are listed.")
+    ] = None,
     every: Annotated[int, Option(help="Seconds of play between lines of the timeline.")] = 30,
     game: OwnGame = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """What happened in a match: summary, timeline, events."""
+    """What happened in a match: summary, timeline, events; without a name, which matches are kept."""
+    if file is None:
+        _list_replays(settings_of(context, home), as_json)
+        return
     from cerulea.cli.board import board, headline
     from cerulea.flows.arena import open_replay, timeline
     from cerulea.flows.platform import open_platform
+    from cerulea.flows.ready import compiling
 
     with open_platform(settings_of(context, home)) as platform:
         path, kept = open_replay(platform, file)
@@ -155,6 +182,7 @@ def replay(
         put({"event": "summary", **head})
     else:
         _show_head(head, path)
+    tell_waiting(compiling(kept.game, scripted=False))
     next_s = 0.0
     frame: dict[str, Any] = {}
     for frame, happened in timeline(kept, game=game):
@@ -224,14 +252,72 @@ def _show_head(head: dict[str, Any], path: Path) -> None:
     print(f"{won}{cut}, after {head['steps']:,} steps; seed {head['seed']}, {head['bytes']:,} bytes")
 
 
-def _show_ratings(found: list[Rating], as_json: bool) -> None:
+def _check_sides(game: str) -> None:
+    """Refuse to compare players where nobody plays against another.
+
+    Raises:
+        GameInvalid: a game of one side, or of more than two. NotFound: no such game.
+    """
+    from cerulea.flows.ready import sides_of
+
+    if (sides := sides_of(game)) != 2:
+        raise GameInvalid(
+            f"{game} has {sides} side{'s' if sides > 1 else ''}, and so no ladder.",
+            why="Ratings come of matches between two sides.",
+            fix="See how well an agent plays it: cerulea eval MODEL",
+        )
+
+
+def _or_bot(error: NotFound, players: tuple[str, str], game: str) -> NotFound:
+    """What was not found, with the bot that may have been meant."""
+    for name in players:
+        if repr(name) in error.what and ":" not in name:
+            from cerulea.games.catalog import make_game
+
+            if name in ("random", *make_game(game, 1).bots):
+                error.fix = f"Did you mean bot:{name}?"
+    return error
+
+
+def _list_replays(settings: Settings, as_json: bool) -> None:
+    from cerulea.cli.reach import day, show
+    from cerulea.core.clock import iso
+    from cerulea.flows.replays import Kept, list_replays
+
+    found = list_replays(settings)
+    if as_json:
+        for one in found:
+            head = {"replay": one.id, "game": one.game, "version": one.version, "players": list(one.seats)}
+            end = {"seed": one.seed, "steps": one.steps, "winner": one.winner, "timeout": one.cut}
+            put({**head, **end, "kept_at": iso(one.kept_at), "path": str(one.path)})
+        return
+
+    def ended(one: Kept) -> str:
+        won = f"side {'AB'[one.winner]} won" if one.winner in (0, 1) else "nobody won"
+        return f"{won}, time over" if one.cut else won
+
+    show(
+        found,
+        False,
+        {
+            "replay": lambda one: one.id,
+            "game": lambda one: f"{one.game} {one.version}",
+            "players": lambda one: " against ".join(dict.fromkeys(one.seats)),
+            "kept": lambda one: day(iso(one.kept_at)),
+            "ended": ended,
+        },
+        "No replays are kept here. Play some: cerulea match bot:random bot:random --game connect-four",
+    )
+
+
+def _show_ratings(found: list[Rating], as_json: bool, game: str) -> None:
     if as_json:
         for one in found:
             values = {"rating": round(one.rating, 2), "low": round(one.low, 2), "high": round(one.high, 2)}
             put({"player": one.player, **values, "games": one.games})
         return
     if len(found) < 2:
-        print("No results yet. Play some: cerulea match bot:random bot:random --game GAME, or cerulea rate GAME")
+        print(f"No results yet. Play some: cerulea match A bot:random --game {game}, or cerulea rate {game}")
         return
     from rich.console import Console
     from rich.table import Table

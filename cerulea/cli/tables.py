@@ -14,6 +14,9 @@ from rich.table import Table
 from cerulea.cli.lines import put
 from cerulea.cli.view import command
 
+# Of a model's card and a run's record: says nothing where no text was read.
+OF_TEXT = ("vocab", "context", "bits_per_byte", "loss", "trained_tokens", "corpus", "tokenizer", "evaluations")
+
 
 def show_machine(values: dict[str, Any]) -> None:
     """`cerulea doctor` for a person."""
@@ -60,7 +63,10 @@ def show_judged(values: dict[str, Any]) -> None:
         table.add_row(
             row["opponent"], f"{row['share']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", str(row["timeouts"])
         )
-    Console().print(table)
+    if rows:
+        Console().print(table)
+    else:
+        print(f"{table.title}, {values['n']:,} matches")
     if values["forgetting"] is not None:
         print(f"least against its own past: {values['forgetting']:.1%}")
     if (found := values.get("exploiter")) is not None:
@@ -69,7 +75,7 @@ def show_judged(values: dict[str, Any]) -> None:
             f"(95 %: {found['low']:.1%} to {found['high']:.1%})"
         )
     for name, value in values["behaviour"].items():
-        print(f"{name.replace('_', ' ')}: {value:.3g}")
+        print(f"{name.replace('_', ' ')}: {value:.4g}")
 
 
 def show_text(number: int, of: int, prompt: str, text: str) -> None:
@@ -103,8 +109,9 @@ def _score(model: dict[str, Any]) -> tuple[str, str]:
     """How good a model is, and what it was trained on: bits per byte and tokens, or a rating and decisions."""
     extra = model.get("extra") or {}
     if "agent_steps" in extra:
-        rating = extra.get("rating")
-        return f"{rating:.1f} points" if rating is not None else "-", f"{extra['agent_steps']:,} decisions"
+        rating, paid = extra.get("rating"), extra.get("episode_return")
+        score = f"{rating:.1f} points" if rating is not None else f"return {paid:.1f}" if paid is not None else "-"
+        return score, f"{extra['agent_steps']:,} decisions"
     bits = model.get("bits_per_byte")
     return f"{bits:.4f} bits/byte" if bits is not None else "-", f"{model.get('trained_tokens', 0):,} tokens"
 
@@ -119,8 +126,26 @@ def show_moves(moves: Sequence[dict[str, Any]], as_json: bool) -> None:
         print(f"{move['at']}  {move['model']}:{move['alias']}  {before} -> {after}  by {move['actor']}")
 
 
+def of_agent(known: dict[str, Any]) -> dict[str, Any]:
+    """What is known of an agent, or of the run that made one, without the measures of language models."""
+
+    def kept(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if value or key not in OF_TEXT}
+
+    found = kept(known)
+    for name in ("card", "run"):
+        if isinstance(found.get(name), dict):
+            found[name] = kept(found[name])
+    for at in (found, found.get("run") or {}):
+        if isinstance(at.get("usage"), dict):
+            at["usage"] = {key: value for key, value in at["usage"].items() if value}
+    return found
+
+
 def show_known(known: dict[str, Any], depth: int = 0) -> None:
-    """`cerulea show` for a person: keys and values, evaluations as a table."""
+    """`cerulea show` for a person: keys and values, numbers rounded, evaluations as a table."""
+    if depth == 0 and "game" in (known.get("config") or known):
+        known = of_agent(known)
     for name, value in known.items():
         pad = "  " * depth
         if depth == 0 and value is None:
@@ -135,5 +160,14 @@ def show_known(known: dict[str, Any], depth: int = 0) -> None:
                     f"{pad}  step {line['step']:>7,}  {line['bits_per_byte']:.4f} bits per byte  "
                     f"{line['elapsed_s']:.1f} s"
                 )
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            print(f"{pad}{name}:")
+            for line in value:
+                print(f"{pad}  {'  '.join(f'{key} {_plain(part)}' for key, part in line.items())}")
         else:
-            print(f"{pad}{name}: {value}")
+            print(f"{pad}{name}: {_plain(value)}")
+
+
+def _plain(value: object) -> str:
+    """A value as text; a fraction with as many digits as mean something to a person."""
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1000 else str(value)

@@ -52,7 +52,7 @@ class RunView:
         self.console = Console()
         self.live: Live | None = None
         self.title = "training"
-        self.saved = self.spent = ""
+        self.saved = self.spent = self.doing = ""
         self.facts: dict[str, Any] = {}
         self.printed_at = self.reported_at = 0.0
         self.first: tuple[float, float] | None = None  # (elapsed_s, fraction) of the first step seen
@@ -76,13 +76,17 @@ class RunView:
             self.live.start()
 
     def report(self, what: str, done: int, total: int) -> None:
-        """Progress of what comes before the first step."""
+        """Progress of what comes before the first step, or after the last one."""
         now = time.monotonic()
         if self.quiet or self.as_json or now - self.reported_at < 2.0:
             return
         self.reported_at = now
         amount = f": {done / 1e6:,.1f} MB" if done else ""
-        print(f"{what}{amount}", flush=True)
+        self.doing = f"{what}{amount}"
+        if self.live is None:
+            print(self.doing, flush=True)
+        else:
+            self.live.update(self.panel())
 
     def handle(self, event: Event | Done) -> None:
         """Show one event."""

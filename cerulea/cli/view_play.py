@@ -54,7 +54,7 @@ class PlayView(RunView):
             print(
                 f"step {event.step:>6,}  {event.agent_steps / 1e6:8.2f} M decisions  "
                 f"{event.agent_steps_per_s:>8,.0f}/s  {years}{_shares(event.win_shares, 3)}  "
-                f"rating {event.rating:.1f}  entropy {event.entropy:.2f}  {event.elapsed_s:6.1f} s  "
+                f"online rating {event.rating:.1f}  entropy {event.entropy:.2f}  {event.elapsed_s:6.1f} s  "
                 f"{self.left(event)} left",
                 flush=True,
             )
@@ -71,7 +71,7 @@ class PlayView(RunView):
             rows.add_row(
                 "matches", f"{p.matches:,}   {p.episode_steps:,.0f} steps each   return {p.episode_return:.2f}"
             )
-            rows.add_row("rating", f"{p.rating:.1f} points above random")
+            rows.add_row("online rating", f"{p.rating:.1f}, by training's own matches")
             rows.add_row("", Text(curve(self.ratings, width), style="cyan"))
             rows.add_row(
                 "policy",
@@ -84,6 +84,8 @@ class PlayView(RunView):
             rows.add_row("cost", self.spent)
         if self.saved:
             rows.add_row("saved", self.saved)
+        if p is not None and p.fraction >= 1 and self.doing:
+            rows.add_row("now", self.doing)
         parts: list[Any] = [rows]
         if (drawn := board(self.frame)) is not None:
             parts.append(drawn)
@@ -101,15 +103,18 @@ class PlayView(RunView):
         self.closing(done)
 
     def scored(self, result: dict[str, Any]) -> str:
-        """The rating with its interval."""
+        """The rating with its interval; of a game of one side what a match paid in training."""
         if result.get("rating") is None:
-            return ""
+            paid = result.get("episode_return")
+            return f"mean return {paid:.1f}" if paid is not None else ""
         low, high = result.get("low"), result.get("high")
         return f"rating {result['rating']:.1f}" + (f" ({low:.1f} to {high:.1f})" if low is not None else "")
 
     def next_command(self, model: str) -> str:
-        """Let it play."""
-        game = str((self.facts or {}).get("game", "GAME"))
+        """Let it play; in a game of one side there is nobody to play against."""
+        if self.facts.get("sides", 2) < 2:
+            return f"{command()} eval {model}"
+        game = str(self.facts.get("game", "GAME"))
         return f"{command()} match {model} bot:random --game {game}"
 
 

@@ -72,6 +72,8 @@ class JobView:
         if detail:
             print(f"  {detail}")
         if "model" in result:
+            alone = {"sides": 1} if "episode_return" in result else {}
+            self.view.facts = self.view.facts or {key: result[key] for key in ("game",) if key in result} | alone
             print(f"next:   {self.view.next_command(result['model'])}")
 
     def _metric(self, data: dict[str, Any]) -> None:

@@ -309,7 +309,7 @@ class Requests:
 
     def ask(self, path: str, body: dict[str, Any]) -> Any:
         """A question with a body, which writes nothing."""
-        return self._ask("POST", path, body, None, {}, TIMEOUT_S)
+        return self._ask("POST", path, body, None, {"Accept": f"application/json, {ACCEPT}"}, TIMEOUT_S)
 
     def events(self, path: str, body: dict[str, Any]) -> Iterator[Any]:
         """Values of server-sent events, as they come; sent once, for what was begun cannot be begun again.

@@ -27,13 +27,14 @@ from cerulea.flows.runs import hold_run, unfinished_run
 from cerulea.flows.story import Event, Spent, Trained
 from cerulea.flows.train import new_run_name, train
 from cerulea.flows.work import Desk
+from cerulea.games.catalog import find_maker
 from cerulea.jobs.job import HELD, Job, NewJob, Status
 from cerulea.jobs.protocol import Ending
 from cerulea.store.database import Tx
 from cerulea.train.recipe import Recipe, TextRecipe
 
 SPENT_S = 1.0  # between looks at what a run has cost
-SCORES = ("bits_per_byte", "loss", "rating", "low", "high", "win_shares", "game", "game_version")
+SCORES = ("bits_per_byte", "loss", "rating", "low", "high", "win_shares", "episode_return", "game", "game_version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,8 @@ def train_here(
         # Another process of the team leads: it has the job, this one has its part of the sums.
         yield from train(settings, recipe, resume=resume, began=began, report=report)
         return
+    if not isinstance(recipe, TextRecipe):
+        find_maker(recipe.game.name)  # before there is a job: a name that is wrong leaves nothing behind
     with open_platform(settings) as platform:
         desk, recipe = Desk(platform), with_folder(platform, recipe)
         begin = _resumed(platform, desk, recipe, processes) if resume else _submitted(platform, recipe, fund, processes)

@@ -88,27 +88,27 @@ def _known_scores(model: Model, card: ModelCard) -> dict[str, Any]:
     return {key: theirs[key] for key in ("bits_per_byte", "loss", "trained_tokens", "corpus") if key in theirs}
 
 
-def export_model(platform: Platform, label: str, folder: Path, form: str, *, game: str | None = None) -> str:
+def export_model(platform: Platform, label: str, folder: Path, form: str | None, *, game: str | None = None) -> str:
     """Write a model to a new folder; returns the model_type that was written.
 
     Args:
         form: `hf` (refused for a model that no Hugging Face class can hold), `cerulea` (as it lies here), or for an
-            agent `onnx`.
+            agent `onnx`; without one `hf`, and `cerulea` for an agent.
         game: of an agent for `onnx`: its game, where that is a module of one's own.
 
     Raises:
         Conflict: the folder is not empty.
         Invalid: the form does not fit.
     """
-    if form not in ("hf", "cerulea", "onnx"):
+    if form not in (None, "hf", "cerulea", "onnx"):
         raise Invalid(f"There is no format {form!r}.", fix="Use --format hf, cerulea or onnx.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Conflict(f"{folder} is there already.", why="An export never overwrites.", fix="Name a new folder.")
     model = find_model(platform, label)
     if model.plays or form == "onnx":
-        return _export_agent(model, folder, form, game)
+        return _export_agent(model, folder, form or "cerulea", game)
     family = str(json.loads((model.folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
-    if form == "hf" and family == "cerulea":
+    if form in (None, "hf") and family == "cerulea":
         raise Invalid(
             f"{model.label} has the modern preset, which no Hugging Face class can hold.",
             fix='Export it with --format cerulea, or train with preset = "compat" for a model that loads elsewhere.',

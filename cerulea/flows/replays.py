@@ -60,7 +60,9 @@ def find_replay(settings: Settings, name: str, teams: Teams = None) -> Kept:
         return _kept(known[name])
     near = difflib.get_close_matches(name[:200], known, n=1, cutoff=0.6)
     raise NotFound(
-        f"There is no replay {name[:60]!r}.", why=f"The nearest is {near[0]!r}." if near else "", fix="List them."
+        f"There is no replay {name[:60]!r}.",
+        why=f"The nearest is {near[0]!r}." if near else "",
+        fix="List them: cerulea replay",
     )
 
 
@@ -71,6 +73,8 @@ def find_file(settings: Settings, name: str) -> Path:
         NotFound: neither.
     """
     path = Path(name).expanduser()
+    if not path.is_file() and (path.name != name or path.suffix == SUFFIX):
+        raise NotFound(f"There is no file {name}.", fix="See what is kept: cerulea replay")
     return path if path.is_file() else find_replay(settings, name).path
 
 

@@ -8,6 +8,7 @@ Not here: what every run shares (`flows.train`), the updates themselves (`train.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -20,18 +21,22 @@ from cerulea.core.files import read_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, PlayProgress, Usage
 from cerulea.flows.arena import ANCHOR, results_of
+from cerulea.flows.machine import know_machine
+from cerulea.flows.ready import compiling
 from cerulea.flows.story import Outcome, Seen
-from cerulea.games.catalog import make_game
+from cerulea.games.catalog import find_maker, make_game
 from cerulea.games.game import Game, judged_options, observation_buffers, tick_buffers
 from cerulea.games.match import RANDOM
 from cerulea.games.rating import rate
 from cerulea.nn.policy import Policy
 from cerulea.nn.precision import Execution, Machine
 from cerulea.train.agent import AGENT, is_agent, load_agent, shape_for
+from cerulea.train.fitting import refuse_too_large
 from cerulea.train.judge import judge
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
 from cerulea.train.play_state import HALVES
+from cerulea.train.ppo_kernels import are_compiled
 from cerulea.train.selfplay import self_play
 
 SEEN_S = 0.5  # between looks at the match that is being played
@@ -51,15 +56,29 @@ class PlayStory:
         self.team: Team
         self.device = torch.device("cpu")
         self.memory_bytes = 0
+        self.report: Callable[[str, int, int], None] = lambda what, done, total: None
 
     def make(self, matches: int) -> Game:
         """The recipe's game with so many matches."""
         return make_game(self.recipe.game.name, matches, **self.recipe.game.options)
 
     def prepare(self, report: Callable[[str, int, int], None]) -> None:
-        """Make the game once and step it, so that its kernels lie compiled on disk for every process."""
-        report(f"making ready {self.recipe.game.name}", 0, 0)
+        """Make the game once and step it, so that its kernels lie compiled on disk for every process.
+
+        Raises:
+            NotFound, GameInvalid: no such game. RecipeInvalid: more matches than memory holds.
+        """
+        name = self.recipe.game.name
+        find_maker(name)
+        self.report = report
+        learner = "" if are_compiled() else "; the learner's loops are compiled in the first step, once"
+        report(f"{compiling(name, scripted=True) or f'making ready {name}'}{learner}", 0, 0)
         game = self.make(1)
+        sized = copy.copy(game)
+        sized.matches = self.recipe.game.matches
+        shape = shape_for(game.schema, self.recipe.model, game.teams)
+        # Before the matches are made and a run is begun: so many may not fit in memory by far.
+        refuse_too_large(self.recipe, sized, shape, 1, know_machine(self.settings)[0].memory_bytes)
         look, tick = observation_buffers(game.schema, 1, game.players), tick_buffers(1, game.players)
         action = torch.zeros(1, game.players, len(game.schema.heads), dtype=torch.int32).numpy()
         game.observe(look)
@@ -115,6 +134,7 @@ class PlayStory:
             "game": self.game.name,
             "game_version": self.game.version,
             "players": self.game.players,
+            "sides": max(self.game.teams) + 1,
             "matches": self.recipe.game.matches,
         }
 
@@ -232,6 +252,7 @@ class PlayStory:
             n=n,
             seed=self.recipe.train.seed ^ 0x0DD,  # of no match that it was trained in
             past=checkpoint,
+            report=lambda other, done, total: self.report(f"rating against {other}: {done} of {total} matches", 0, 0),
         )
         ratings = {r.player: r for r in rate([r for s in judged.series for r in results_of(s)], ANCHOR)}
         own = ratings[name]

@@ -75,7 +75,7 @@ def make_game(name: str, matches: int, /, **options: Any) -> Game:
     """
     if matches < 1:
         raise GameInvalid(f"{name} cannot be made with {matches} matches.", fix="Make it with 1 or more.")
-    make = _maker(name)
+    make = find_maker(name)
     try:
         return make(matches, **options)
     except TypeError as error:
@@ -84,8 +84,12 @@ def make_game(name: str, matches: int, /, **options: Any) -> Game:
         ) from error
 
 
-def _maker(name: str) -> Callable[..., Game]:
-    """What makes the game of that name; nothing is imported but what it needs."""
+def find_maker(name: str) -> Callable[..., Game]:
+    """What makes the game of that name, with (matches, **options); nothing is imported but what it needs.
+
+    Raises:
+        NotFound: there is no such game; the nearest name is told.
+    """
     kind, _, rest = name.partition(":")
     if name in ("rift", "rift-skirmish", "rift-duel"):
         from cerulea.games.rift.env import Rift

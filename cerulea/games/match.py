@@ -233,6 +233,36 @@ class _Table:
         self.number += 1
 
 
+def play_alone(
+    make: Callable[[int], Game],
+    player: Player,
+    *,
+    n: int,
+    seed: int,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[float]:
+    """Matches of a game of one side: what each paid, summed over its steps, the mean of its places.
+
+    Raises:
+        GameInvalid: a game of more sides; GameBroken: one whose matches have no end.
+    """
+    returns: list[float] = []
+    while len(returns) < n:
+        size = min(MOST_TOGETHER, n - len(returns))
+        game = make(size)
+        if max(game.teams):
+            raise GameInvalid(f"{game.name} has more than one side.", fix="Let two play: cerulea match A B --game GAME")
+        seed_M = np.array([mixed(seed, number) for number in range(len(returns), len(returns) + size)], np.uint64)
+        table = _Table(game, (player,), np.zeros((size, game.players), np.int64), seed_M)
+        return_M = np.zeros(size, np.float64)
+        while not table.tick.ended_M.all():
+            table.step()
+            return_M += table.tick.reward_MP.mean(1)
+            report(len(returns) + int(table.tick.ended_M.sum()), n)
+        returns += return_M.tolist()
+    return returns
+
+
 def play_series(
     make: Callable[[int], Game],
     a: Player,

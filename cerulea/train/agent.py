@@ -86,9 +86,15 @@ class Agent:
         """Take a seat in a game, or refuse one that shows something else.
 
         Raises:
-            AgentUnfit: the schemas differ.
+            AgentUnfit: the schemas differ, or it is another game altogether.
         """
         if self.schema.digest() != game.schema.digest():
+            if _family(self.game) != _family(game.name):
+                raise AgentUnfit(
+                    f"The agent plays {self.game}, not {game.name}.",
+                    why="They have nothing in common that it could go on with.",
+                    fix=f"Let it play its own game (--game {self.game}), or name an agent of {game.name}.",
+                )
             ours, theirs = set(self.schema.vector), set(game.schema.vector)
             missing = sorted((theirs - ours) | (set(game.schema.unit_features) - set(self.schema.unit_features)))
             raise AgentUnfit(
@@ -154,6 +160,11 @@ class Agent:
         chosen = np.zeros((m * sides, players, len(heads)), np.int32)
         chosen[at.numpy()] = actions.numpy()
         return np.where(rows_MP[..., None], chosen.reshape(m, p, len(heads)), 0), memory
+
+
+def _family(game: str) -> str:
+    """What presets of one game share: `rift` of `rift-duel`; other people's games have no presets."""
+    return game if ":" in game or not game.startswith("rift-") else "rift"
 
 
 def load_agent(folder: Path) -> Agent:

@@ -71,7 +71,9 @@ def export_onnx(agent: Agent, folder: Path, players: int) -> Path:
     try:
         import onnx
     except ImportError as error:
-        raise Failed("onnx is not installed.", fix="pip install -e '.[onnx]', or: pip install onnx") from error
+        raise Failed(
+            "onnx is not installed.", fix="pip install 'cerulea[onnx]', or here: pip install -e '.[onnx]'"
+        ) from error
     folder.mkdir(parents=True, exist_ok=True)
     graph = _graph(agent, players)
     onnx.checker.check_model(onnx.load_model_from_string(graph))

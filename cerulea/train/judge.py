@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 
 from cerulea.core.files import read_json
 from cerulea.games.game import Game
-from cerulea.games.match import BotPlayer, Player, Series, play_series
+from cerulea.games.match import RANDOM, BotPlayer, Player, Series, play_alone, play_series
 from cerulea.nn.policy import Policy
 from cerulea.train.agent import Agent, load_agent
 from cerulea.train.players import AgentPlayer
@@ -47,7 +48,7 @@ class Judgement:
 
     shares: list[Share]
     past: list[Share] = field(default_factory=list)  # against itself at PAST_AT, where that is known
-    behaviour: dict[str, float] = field(default_factory=dict)
+    behaviour: dict[str, float] = field(default_factory=dict)  # plain ratios; of a game of one side mean returns
     series: list[Series] = field(default_factory=list)  # everything that was played
 
     @property
@@ -76,14 +77,23 @@ def judge(
     past: Path | None = None,
     report: Report = lambda what, done, total: None,
 ) -> Judgement:
-    """Let an agent play.
+    """Let an agent play; in a game of one side it is told what a match pays, to the agent and to the random player.
 
     Args:
-        opponents: names of bots.
+        opponents: names of bots; nobody is met in a game of one side.
         n: matches against each.
         past: a checkpoint's folder with a pool; its members at PAST_AT are met too.
     """
     agent = AgentPlayer(load_agent(folder))
+    if not max(make(1).teams):
+        paid = {
+            key: play_alone(make, player, n=n, seed=seed, report=partial(report, label))
+            for key, label, player in (
+                ("episode_return", "by itself", agent),
+                ("episode_return_of_random", f"bot:{RANDOM} by itself", BotPlayer(RANDOM)),
+            )
+        }
+        return Judgement(shares=[], behaviour={key: round(float(np.mean(found)), 4) for key, found in paid.items()})
     games: list[Game] = []
 
     def kept(matches: int) -> Game:

@@ -22,7 +22,9 @@ from cerulea.train.keys import key
 class GameKeys:
     """What is played."""
 
-    name: str = key("rift-skirmish", "A game that `cerulea games` lists, `gymnasium:ID` or `pettingzoo:MODULE`.")
+    name: str = key(
+        "rift-skirmish", "A game that `cerulea games` lists, `gymnasium:ID`, `pettingzoo:MODULE` or `python:MODULE`."
+    )
     matches: int = key(128, "Matches that are played at once, over all processes.")
     options: dict[str, Any] = key({}, "What the game is made with, beside its name.")
 

@@ -100,3 +100,10 @@ def ppo_rows(
                     dquery[e] += d * unit[e]
                 for e in range(width):
                     dunit[e] += d * query[e]
+
+
+def are_compiled() -> bool:
+    """Whether Numba keeps `ppo_rows` of these sources, which a learner's first update compiles otherwise."""
+    written_at = Path(__file__).stat().st_mtime
+    kept = Path(ppo_rows.stats.cache_path).glob("ppo_kernels.ppo_rows-*.nbi")
+    return any(path.stat().st_mtime >= written_at for path in kept)

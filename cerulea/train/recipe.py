@@ -186,7 +186,9 @@ def read_recipe(path: Path, *, changes: list[str] | None = None, data: list[str]
     """
     if not path.is_file():
         raise NotFound(
-            f"There is no recipe {path}.", fix="Recipes that ship lie in recipes/, for example recipes/tiny.toml."
+            f"There is no recipe {path}.",
+            why=f"The nearest is {near}." if (near := _nearest(path)) else "",
+            fix="Recipes that ship lie in recipes/, for example recipes/tiny.toml.",
         )
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -260,6 +262,18 @@ def _build(kind: type, values: Any, path: str, origin: Callable[[str], str]) -> 
             else _typed(at, value, types_of[name], origin(at))
         )
     return kind(**taken)
+
+
+def _nearest(path: Path) -> Path | None:
+    """The recipe with the nearest name, beside the one that is not there or in recipes/."""
+    known = {
+        found.name: found
+        for folder in (Path("recipes"), path.parent)
+        if folder.is_dir()
+        for found in folder.glob("*.toml")
+    }
+    near = difflib.get_close_matches(path.with_suffix(".toml").name, known, n=1, cutoff=0.5)
+    return known[near[0]] if near else None
 
 
 def _unknown(at: str, name: str, known: list[str], path: str, source: str) -> RecipeInvalid:

@@ -252,7 +252,7 @@ def test_a_line_without_a_key_is_refused(place: Place):
         ({"game": "connect-for"}, 404, "E-NAME-001", "nearest is 'connect-four'"),
         ({"players": ["bot:randem", "bot:random"]}, 404, "E-NAME-001", "nearest is 'random'"),
         ({"players": ["plaier", "bot:random"]}, 404, "E-NAME-001", "nearest name is 'player'"),
-        ({"players": ["balancer", "bot:random"]}, 409, "E-AGENT-001", "cerulea surgery"),
+        ({"players": ["balancer", "bot:random"]}, 409, "E-AGENT-001", "plays cartpole, not connect-four"),
         ({"players": ["bot:random"] * 3}, 400, "E-GAME-002", "2 players"),
         ({"options": {"colour": "red"}}, 400, "E-GAME-002", "colour"),
         ({"options": {"bins": 10**30}}, 422, "E-USE-001", "options"),

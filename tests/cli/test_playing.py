@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cerulea.cli.view_play import PlayView
 from tests.conftest import Cerulea
 from tests.toy_games import write_recipe
 
@@ -84,6 +85,10 @@ def test_an_agent_is_shown_evaluated_operated_on_and_exported(trained: Cerulea, 
     assert len(judged["past"]) >= 2  # of six steps, whose pool has a member every second one
     assert known["config"]["game"] == "connect-four" and known["children"] == []
     assert (made["model"], made["version"], made["added"]) == ("grown", 1, {}) and made["gap"] <= 1e-5
+    (as_it_is,) = trained.lines("export", "player", tmp_path / "as-it-is")
+    assert as_it_is["family"] == "agent" and (tmp_path / "as-it-is" / "agent.json").is_file()
+    said = trained.run("show", "player").stdout
+    assert "agent_steps" in said and not any(name in said for name in ("vocab", "bits_per_byte", "trained_tokens"))
     assert exported["family"] == "onnx" and (tmp_path / "out" / "policy.onnx").is_file()
     rows = {line["model"]: line for line in trained.lines("models")}
     assert rows["player"]["preset"] == "connect-four" and "points" in trained.run("models").stdout
@@ -95,12 +100,17 @@ def test_an_agent_is_shown_evaluated_operated_on_and_exported(trained: Cerulea, 
         (("match", "player", "bot:randm", "--game", "connect-four"), 2, "E-NAME-001", "random"),
         (("match", "playr", "bot:random", "--game", "connect-four"), 2, "E-NAME-001", "player"),
         (("match", "player", "bot:random", "--game", "conect-four"), 2, "E-NAME-001", "connect-four"),
-        (("match", "player", "bot:random", "--game", "rift-duel"), 5, "E-AGENT-001", "cerulea surgery"),
+        (("match", "player", "bot:random", "--game", "rift-duel"), 5, "E-AGENT-001", "--game connect-four"),
+        (("match", "taker", "bot:random", "--game", "connect-four"), 2, "E-NAME-001", "bot:taker"),
+        (("match", "connect-four", "bot:random", "bot:taker"), 2, "E-USE-002", "bot:taker --game connect-four"),
+        (("ladder", "cartpole"), 2, "E-GAME-002", "cerulea eval"),
+        (("ladder", "conect-four"), 2, "E-NAME-001", "connect-four"),
         (("match", "bot:random", "bot:random", "--game", "cartpole"), 2, "E-GAME-002", "two sides"),
         (("sample", "player"), 2, "E-MODEL-003", "cerulea match"),
         (("chat", "player"), 2, "E-MODEL-003", "cerulea match"),
-        (("export", "player", "nowhere"), 2, "E-MODEL-003", "onnx"),
-        (("replay", "nothing"), 2, "E-NAME-001", "no replay"),
+        (("export", "player", "nowhere", "--format", "hf"), 2, "E-MODEL-003", "onnx"),
+        (("replay", "nothing"), 2, "E-NAME-001", "cerulea replay"),
+        (("replay", "folder/nothing.replay"), 2, "E-NAME-001", "no file folder/nothing.replay"),
         (("surgery", "player", "--name", "../out"), 2, "E-USE-001", "'../out'"),
     ],
 )
@@ -111,3 +121,45 @@ def test_what_cannot_be_is_refused_with_a_code(
 
     error = json.loads(done.stdout.splitlines()[-1])
     assert error["code"] == code and says in f"{error['what']} {error['why']} {error['fix']}"
+
+
+def test_kept_replays_are_listed(cerulea: Cerulea):
+    assert "No replays" in cerulea.run("replay").stdout
+    (found,) = cerulea.lines("match", "bot:taker", "bot:random", "--game", "connect-four", "--n", 2)
+
+    listed = cerulea.lines("replay")
+
+    assert {line["path"] for line in listed} == set(found["replays"])
+    assert all(line["game"] == "connect-four" and "bot:taker" in line["players"] for line in listed)
+    assert listed[0]["replay"] in cerulea.run("replay").stdout
+
+
+def test_a_game_that_nobody_played_is_not_made_for_its_ladder(cerulea: Cerulea):
+    assert "--game connect-four" in cerulea.run("ladder", "connect-four").stdout
+
+
+def test_what_is_said_next_fits_the_games_sides():
+    view = PlayView(as_json=False)
+
+    view.facts = {"game": "cartpole", "sides": 1}
+    assert view.next_command("pole").endswith(" eval pole")
+    view.facts = {"game": "connect-four", "sides": 2}
+    assert view.next_command("player").endswith(" match player bot:random --game connect-four")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [('game.name="conect-four"', "E-NAME-001", "connect-four"), ("game.matches=100000000", "E-RECIPE-001", "GB")],
+)
+def test_what_cannot_be_trained_is_refused_before_a_run_begins(
+    change: str, code: str, says: str, cerulea: Cerulea, tmp_path: Path
+):
+    lines = cerulea.lines("train", write_recipe(tmp_path / "play.toml"), "--set", change, code=2)
+
+    assert [(line["event"], line["code"]) for line in lines] == [("error", code)]
+    assert says in f"{lines[0]['what']} {lines[0]['why']}"
+    assert not list((cerulea.home / "runs").glob("*/run.json"))
+
+
+def test_nobody_is_asked_to_talk_with_a_model_that_is_not_there(cerulea: Cerulea):
+    assert "E-NAME-001" in cerulea.run("chat", "brok", code=2, input="").stderr

@@ -119,7 +119,7 @@ def test_matches_are_halved_beside_a_gpu_and_stay_as_they_began(settings: Settin
 
 
 def test_a_run_begins_with_an_agent_of_the_same_schema_only(settings: Settings, tmp_path: Path):
-    """By its name or its folder; another game's is refused and surgery is named."""
+    """By its name or its folder; another game's is refused."""
     with open_platform(settings) as platform:
         for name, game in (("known", "connect-four"), ("other", "cartpole")):
             register(platform, make_agent(tmp_path / name, game), name, team="home", actor="owner", extra={})
@@ -127,7 +127,7 @@ def test_a_run_begins_with_an_agent_of_the_same_schema_only(settings: Settings, 
     begun = [replace(recipe, model=replace(recipe.model, init=init)) for init in ("known", "other", "knowm")]
 
     assert isinstance(run(settings, begun[0])[-1], Done)
-    with pytest.raises(AgentUnfit, match="cerulea surgery"):
+    with pytest.raises(AgentUnfit, match="plays cartpole, not connect-four"):
         run(settings, begun[1])
     with pytest.raises(NotFound, match="nearest name is 'known'"):
         run(settings, begun[2])

@@ -79,3 +79,23 @@ def test_a_pool_can_be_the_only_opponent(tmp_path: Path):
     steps = [event for event in events if hasattr(event, "win_shares")]
     assert all(set(step.win_shares) <= {"past"} for step in steps) and steps[-1].matches > 0
     assert all(torch.isfinite(torch.tensor(step.loss)) for step in steps)
+
+
+def test_in_a_game_of_one_side_an_agent_is_told_what_it_is_paid(tmp_path: Path):
+    """CartPole pays 1 for each step until the pole has fallen, which random play lets happen within a hundred."""
+    asked = []
+
+    judged = judge(
+        lambda matches: make_game("cartpole", matches),
+        make_agent(tmp_path / "agent", "cartpole"),
+        name="pole",
+        opponents=("random",),
+        n=6,
+        seed=1,
+        report=lambda what, done, total: asked.append((what, done, total)),
+    )
+
+    assert judged.shares == [] and judged.series == []
+    assert set(judged.behaviour) == {"episode_return", "episode_return_of_random"}
+    assert 8 <= judged.behaviour["episode_return_of_random"] <= 100 and judged.behaviour["episode_return"] >= 8
+    assert {("by itself", 6, 6), ("bot:random by itself", 6, 6)} <= set(asked)

@@ -105,3 +105,12 @@ def test_a_recipe_comes_back_from_its_json():
 
     assert recipe_from(first.as_json()) == first
     assert recipe_from(first.as_json()).digest() == first.digest()
+
+
+def test_a_recipe_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path):
+    (tmp_path / "cartpole.toml").touch()
+
+    with pytest.raises(NotFound) as refused:
+        read_recipe(tmp_path / "cartpol.toml")
+
+    assert refused.value.why == f"The nearest is {tmp_path / 'cartpole.toml'}."

@@ -18,3 +18,9 @@ def _probe():
 
 
 forget_other_sources(Path(__file__).parent.glob("*.py"), Path(_probe.stats.cache_path))
+
+
+def are_compiled(*, scripted: bool) -> bool:
+    """Whether Numba keeps the kernels of a match, with `scripted` also of bots; else they compile when first run."""
+    names = ("env._begin_all", "env._show", "env._step", *(("bots.script_all",) if scripted else ()))
+    return all(any(Path(_probe.stats.cache_path).glob(f"{name}-*.nbi")) for name in names)
