@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.rift_tiers import hero_shares, play
 from cerulea.games.match import BotPlayer, Series, play_series
 from cerulea.games.rift import rules as r
 from cerulea.games.rift.env import BOTS, Rift
@@ -59,16 +60,9 @@ def _same_without_the_hidden(game: Rift, tier: int, rng: np.random.Generator) ->
     return int(hidden_MU[:, 5:10].sum())
 
 
-SHORT = pytest.mark.xfail(reason="not reached: docs/benchmarks/2026-11-25-games.md, scripted tiers", strict=False)
-GATES = [
-    pytest.param(preset, weak, marks=SHORT if weak == 2 and preset != "skirmish" else ())
-    for preset in ("duel", "skirmish", "rift")
-    for weak in range(3)
-]
-
-
 @pytest.mark.deep
-@pytest.mark.parametrize(("preset", "weak"), GATES)
+@pytest.mark.parametrize("preset", ["duel", "skirmish", "rift"])
+@pytest.mark.parametrize("weak", range(3))
 def test_each_tier_wins_85_of_100_against_the_one_below(preset, weak):
     """400 matches, sides swapped; a match that is cut off is not won."""
     result = series(preset, TIERS[weak + 1], TIERS[weak], 400, seed=9001)
@@ -95,3 +89,12 @@ def test_no_side_is_the_better_one(preset):
         )
 
     assert 0.47 <= won / decided <= 0.53, (won, decided)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("preset", ["rift-duel", "rift-skirmish"])
+def test_every_hero_wins_its_share(preset):
+    """40 to 60 % of the matches of `team` against itself in which one side alone has the hero, drawn by lot."""
+    shares = hero_shares(play(preset, "team", "team", 2_400, 31337, swapped=False, draft="mixed"))
+
+    assert all(0.4 <= won / told <= 0.6 for won, told in shares), shares
