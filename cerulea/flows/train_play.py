@@ -194,7 +194,8 @@ class PlayStory:
             run.close()  # type: ignore[attr-defined]
 
     def outcome(self, folder: Path, last: Checkpoint) -> Outcome:
-        """The last checkpoint; of a run that has reached its end, rated."""
+        """The last checkpoint; of a run that has reached its end, rated, which is paid for as training is."""
+        began = monotonic()
         state = read_json(last.folder / "state.json")["run"]
         card = read_json(last.folder / "card.json")
         score: dict[str, Any] = {"game": self.game.name, "game_version": self.game.version}
@@ -202,13 +203,14 @@ class PlayStory:
             score |= self._rated(last.folder, state)
         elif not max(self.game.teams):
             score["episode_return"] = card.get("extra", {}).get("episode_return")
+        held_s = state["elapsed_s"] + monotonic() - began
         return Outcome(
             best=last.folder,
             card={**card, "preset": self.game.name, "extra": {**card.get("extra", {}), **score}},
             stop_reason=state["stop_reason"],
             step=state["step"],
             train_s=state["elapsed_s"],
-            usage=Usage(agent_steps=state["agent_steps"], device_ms=int(1000 * state["elapsed_s"])),
+            usage=Usage(agent_steps=state["agent_steps"], device_ms=int(1000 * held_s)),
             score=score,
         )
 

@@ -23,6 +23,8 @@ def refuse_too_large(recipe: PlayRecipe, game: Game, shape: PolicyShape, ranks: 
     keys = recipe.train
     whole = keys.minibatch >= keys.rollout * game.matches * game.players
     needed = ranks * (3 if whole else 2) * bytes_of(game, keys.rollout, shape.state)
+    rows = min(keys.minibatch // ranks, keys.rollout * game.matches * game.players)
+    needed += ranks * rows * _bytes_of_a_row(recipe, game)
     if memory_bytes and needed > SHARE * memory_bytes:
         raise RecipeInvalid(
             f"{recipe.game.matches:,} matches of {game.name} need about {needed / 1e9:.1f} GB; "
@@ -31,6 +33,12 @@ def refuse_too_large(recipe: PlayRecipe, game: Game, shape: PolicyShape, ranks: 
             fix="Play fewer at once: --set game.matches="
             f"{max(1, int(recipe.game.matches * 0.5 * memory_bytes / needed))}",
         )
+
+
+def _bytes_of_a_row(recipe: PlayRecipe, game: Game) -> int:
+    """What a decision of a minibatch needs while gradients are computed: about 16 kB in `rift`, where 14 were seen."""
+    m, schema = recipe.model, game.schema
+    return 4 * (4 * schema.units * m.embed + 8 * m.width + 8 * m.memory + 4 * schema.actions)
 
 
 def bots_of(recipe: PlayRecipe, game: Game) -> tuple[str, ...]:
