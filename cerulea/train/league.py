@@ -27,7 +27,7 @@ from cerulea.train.opponents import BOT, HUNTER, LINE, MAIN, NOW, PAST, SELF, Op
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
 from cerulea.train.play_state import PlayState
-from cerulea.train.rated import noted, taken_in, without
+from cerulea.train.rated import noted, outclassed, taken_in, without
 from cerulea.train.rollout import Result, Rollout, Sides
 
 EXPLOITERS_LESS = 4  # exploiters are taken into the pool so many times less often than the main net
@@ -156,7 +156,8 @@ class League:
             everyones: list[set[int]] = [set() for _ in range(self.team.ranks)]
             dist.all_gather_object(everyones, busy)
             busy = set().union(*everyones)
-        self.pool.choose_active(self.recipe.train.seed, step, o.groups, sorted(busy))
+        weaker = outclassed(self.state.ratings, self.pool.steps)
+        self.pool.choose_active(self.recipe.train.seed, step, o.groups, sorted(busy), weaker)
         kept = {*self.pool.steps, *busy}
         self.weights = {member: weights for member, weights in self.weights.items() if member in kept}
         self._past = {member: net for member, net in self._past.items() if member in kept}

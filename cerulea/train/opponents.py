@@ -26,6 +26,7 @@ MAIN, HUNTER, ROVER = 0, 1, 2  # the main net, its exploiter, the league's
 LINE = 10**9  # a member's number is the step it was taken at, plus this for each net before the one it is of
 RATE = 0.01  # of a quality score
 RECENT = 0.98  # how much of the share won is kept at each result
+SELDOM = 0.1  # how often who is outclassed is drawn, beside its like
 HOPELESS = 0.2  # an exploiter that wins less against the main net learns from its past first (AlphaStar)
 
 
@@ -81,19 +82,25 @@ class Pool:
     def _worth(self, i: int) -> float:
         return self.quality[i] if self.mode == "openai-five" else -self.won.get(f"{MAIN}:{self.steps[i]}", 0.5)
 
-    def choose_active(self, seed: int, number: int, groups: int, busy: Collection[int] = ()) -> None:
+    def choose_active(
+        self, seed: int, number: int, groups: int, busy: Collection[int] = (), outclassed: Collection[int] = ()
+    ) -> None:
         """Choose again the few members that the next matches are played against: a net is run for each.
 
         One is let go, and others are drawn in place of those whose last match has ended.
 
         Args:
             busy: members with matches in flight; those that were let go still need a net each.
+            outclassed: members whose rating is far below the learner's; they are seldom drawn.
         """
         if len(self.active) >= groups > 1:
             self.active = self.active[1:]
         for draw in range(groups):
             held = {*self.active, *busy}
-            left = [(s, p) for s, p in zip(self.steps, self.probabilities(), strict=True) if s not in held]
+            worth = [
+                p * (SELDOM if s in outclassed else 1.0) for s, p in zip(self.steps, self.probabilities(), strict=True)
+            ]
+            left = [(s, p) for s, p in zip(self.steps, worth, strict=True) if s not in held]
             if not left or (len(held) >= groups and self.active):
                 break
             self.active.append(_drawn(left, mixed(seed, number, draw)))

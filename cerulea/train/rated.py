@@ -10,6 +10,7 @@ from cerulea.games.rating import Online
 
 MYSELF = "learner"  # the main net
 LEAST = 1.0  # its spread never falls below: it changes all the time
+NEAR = 10.0  # points within which opponents are matched, as OpenAI Five's rating games were
 Ratings = dict[str, list[float]]
 
 
@@ -31,6 +32,12 @@ def noted(ratings: Ratings, other: str, won: float) -> Ratings:
 def taken_in(ratings: Ratings, member: int) -> Ratings:
     """Ratings with a new past self, as good as the main net is now."""
     return {**ratings, f"past-{member}": list(ratings.get(MYSELF, [0.0, LEAST]))}
+
+
+def outclassed(ratings: Ratings, members: list[int]) -> list[int]:
+    """Past selves that are rated so far below the main net that matches against them say little (1912.06680, J)."""
+    own = ratings.get(MYSELF, [0.0])[0]
+    return [member for member in members if ratings.get(f"past-{member}", [own])[0] < own - NEAR]
 
 
 def without(ratings: Ratings, members: list[int]) -> Ratings:

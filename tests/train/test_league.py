@@ -22,7 +22,7 @@ from cerulea.train.learn import Learner
 from cerulea.train.opponents import HUNTER, LINE, MAIN, NOW, PAST, ROVER, SELF, Opponent, Pool, choose, teaches
 from cerulea.train.parallel import Team
 from cerulea.train.ppo import advantages, told_decisions
-from cerulea.train.rated import noted, taken_in, without
+from cerulea.train.rated import noted, outclassed, taken_in, without
 from cerulea.train.selfplay import Run, self_play
 
 from .test_selfplay import recipe_of, told
@@ -131,6 +131,20 @@ def test_scripted_players_are_met_by_what_they_teach():
     )
 
     assert met[1] > met[2] > met[0] > 20
+
+
+def test_who_is_outclassed_is_seldom_met():
+    """By online ratings: members more than 10 points below the main net become active one time in ten of their like."""
+    ratings = {"learner": [25.0, 1.0], "past-1": [3.0, 1.0], "past-2": [16.0, 1.0]}
+    assert outclassed(ratings, [1, 2, 3]) == [1]
+
+    drawn: Counter[int] = Counter()
+    for number in range(600):
+        pool = Pool(steps=[1, 2], quality=[0.0, 0.0])
+        pool.choose_active(5, number, 1, outclassed=[1])
+        drawn.update(pool.active)
+
+    assert 0 < drawn[1] < 0.2 * drawn[2]
 
 
 def test_active_members_are_met_alike():
