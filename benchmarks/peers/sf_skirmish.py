@@ -69,7 +69,7 @@ def make(full_env_name: str, cfg: Any = None, env_config: Any = None, render_mod
     return Heroes(cfg.matches, seed=1 + (env_config.env_id if env_config else 0))
 
 
-def settings(folder: str, matches: int, seconds: int) -> Any:
+def settings(folder: str, matches: int, steps: int) -> Any:
     """Its defaults, but for the sizes that two cores ask for."""
     words = [
         "--env=rift_skirmish",
@@ -93,7 +93,7 @@ def settings(folder: str, matches: int, seconds: int) -> Any:
         "--learning_rate=3e-4",
         "--normalize_input=False",
         "--restart_behavior=resume",
-        f"--train_for_seconds={seconds}",
+        f"--train_for_env_steps={steps}",
         "--save_every_sec=100000",
         f"--matches={matches}",
     ]
@@ -129,22 +129,23 @@ def main() -> None:
     """Train until it wins 60 %, or the time is up."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=40.0)
-    parser.add_argument("--every", type=int, default=60, help="training seconds between evaluations")
+    parser.add_argument("--every", type=int, default=600_000, help="agent steps between evaluations")
     parser.add_argument("--matches", type=int, default=16)
     words = parser.parse_args()
     torch.set_num_threads(1)
 
     register_env("rift_skirmish", make)
     folder = tempfile.mkdtemp()
-    trained = 0.0
+    trained, steps = 0.0, 0
     try:
         while trained < 60 * words.minutes:
             began = time.process_time()
-            cfg = settings(folder, words.matches, int(trained) + words.every)
+            steps += words.every
+            cfg = settings(folder, words.matches, steps)
             run_rl(cfg)
             trained += time.process_time() - began
             won = judge(cfg)
-            print(json.dumps({"trained_s": round(trained, 1), "won": won}), flush=True)
+            print(json.dumps({"trained_s": round(trained, 1), "agent_steps": steps, "won": won}), flush=True)
             if won >= 0.6:
                 break
     finally:

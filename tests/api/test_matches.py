@@ -27,6 +27,7 @@ from cerulea.flows.platform import Platform
 from tests.serving import key_for, platform_in, served
 from tests.toy_games import make_agent
 
+WAIT_S = 300  # kernels may be compiled first, on a machine that has other things to do
 FOUR = {"game": "connect-four", "players": ["bot:random", "bot:random"], "seed": 5, "speed": 16.0}
 
 
@@ -82,7 +83,7 @@ def nothing_is_left(place: Place) -> Iterator[None]:
 def said(line: ClientConnection, kind: str) -> dict[str, Any]:
     """The next message of a kind."""
     while True:
-        message = json.loads(line.recv(timeout=60))
+        message = json.loads(line.recv(timeout=WAIT_S))
         if message["type"] == kind:
             return message
 
@@ -92,7 +93,7 @@ def _rest(line: ClientConnection) -> list[dict[str, Any]]:
     found = []
     with contextlib.suppress(ConnectionClosed):
         while True:
-            found.append(json.loads(line.recv(timeout=60)))
+            found.append(json.loads(line.recv(timeout=WAIT_S)))
     return found
 
 
@@ -100,7 +101,7 @@ def tell(line: ClientConnection, **message: Any) -> dict[str, Any]:
     """The answer to what a person says."""
     line.send(json.dumps(message))
     while True:
-        answer = json.loads(line.recv(timeout=60))
+        answer = json.loads(line.recv(timeout=WAIT_S))
         if answer["type"] in ("done", "refused"):
             return answer
 

@@ -255,7 +255,7 @@ def test_who_is_met_follows_the_shares_and_is_a_function_of_the_seed():
     pool = Pool()
     pool.add(10, 64)
     pool.choose_active(1, 10, 4)
-    pool.shares = {"weak": 0.99, "hard": 0.1}
+    pool.shares = {"weak": 0.99, "hard": 0.3}
     kinds = [choose(pool, ("weak", "hard"), (0.6, 0.2, 0.2), seed=1, number=n, sides=2) for n in range(3000)]
     again = [choose(pool, ("weak", "hard"), (0.6, 0.2, 0.2), seed=1, number=n, sides=2) for n in range(3000)]
 
