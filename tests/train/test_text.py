@@ -146,7 +146,7 @@ def test_stop_rules(
 
 
 def test_minutes_end_a_run_in_time(tiny_recipe: Path, shards: Shards, tokenizer: Tokenizer, tmp_path: Path):
-    plan = change(read_recipe(tiny_recipe), steps=0, minutes=0.03)
+    plan = change(read_recipe(tiny_recipe), steps=0, minutes=0.1)
 
     events = list(run(plan, shards, tokenizer, tmp_path / "run"))
 
