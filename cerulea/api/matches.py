@@ -38,24 +38,16 @@ Reads = Annotated[Caller, Depends(Needs("matches:read"))]
 Plays = Annotated[Caller, Depends(Needs("matches:write"))]
 MatchId = Annotated[str, Path(pattern=NAME, description="A match's id.", examples=["match-7f3a91c2d0b4"])]
 ReplayId = Annotated[str, Path(pattern=NAME, description="A replay's id.", examples=["match-7f3a91c2d0b4"])]
-Key = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        max_length=LONGEST_KEY,
-        pattern=r"^[!-~]+$",
-        description="A repeat with the same key gets the match that the first one began.",
-    ),
-]
 
+
+def _key(what: str) -> Any:
+    """The header of a write's key, and what it does there."""
+    return Header(alias="Idempotency-Key", max_length=LONGEST_KEY, pattern=r"^[!-~]+$", description=what)
+
+
+Key = Annotated[str | None, _key("A repeat with the same key gets the match that the first one began.")]
 StopKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        max_length=LONGEST_KEY,
-        pattern=r"^[!-~]+$",
-        description="Taken as by every write; a match that has ended stays as it is, whatever the key.",
-    ),
+    str | None, _key("Taken as by every write; a match that has ended stays as it is, whatever the key.")
 ]
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from cerulea.core.seeds import mixed
 from cerulea.core.settings import Settings
 from cerulea.flows.model_folders import check_plays, find_model, list_models
 from cerulea.flows.platform import HOME, Platform
+from cerulea.flows.ready import file_stem
 from cerulea.flows.replays import find_file, replay_path
 from cerulea.games.catalog import make_game
 from cerulea.games.game import Game, judged_options
@@ -55,7 +55,7 @@ ANCHOR = f"{BOT}{RANDOM}"
 
 def results_path(settings: Settings, game: Game) -> Path:
     """The file of all results of a game's version, and of the options that it is played with."""
-    name = re.sub("[^A-Za-z0-9._-]", "_", f"{game.name}-{game.version}")
+    name = file_stem(f"{game.name}-{game.version}")
     if options := judged_options(game):
         plain = json.dumps(options, sort_keys=True, default=str)
         name += f"-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"

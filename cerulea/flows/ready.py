@@ -12,9 +12,8 @@ import re
 
 from cerulea.core.errors import Failed
 from cerulea.core.settings import Settings
-from cerulea.games.catalog import GAMES, find_maker
+from cerulea.games.catalog import GAMES, RIFT, find_maker
 
-HOUSE = ("rift", "rift-skirmish", "rift-duel")  # games whose rules are compiled
 TAKES = "once for each version: about a minute of one core"
 
 
@@ -24,11 +23,16 @@ def compiling(game: str, *, scripted: bool) -> str:
     Args:
         scripted: whether bots other than the random one play too.
     """
-    if game not in HOUSE:
+    if game not in RIFT:
         return ""
     from cerulea.games.rift import are_compiled
 
     return "" if are_compiled(scripted=scripted) else f"compiling {game}, {TAKES}"
+
+
+def file_stem(name: str) -> str:
+    """A game's name as the beginning of a file's."""
+    return re.sub("[^A-Za-z0-9._-]", "_", name)
 
 
 def has_results(settings: Settings, game: str) -> bool:
@@ -39,7 +43,7 @@ def has_results(settings: Settings, game: str) -> bool:
     """
     find_maker(game)
     others = tuple(f"{name}-" for name in GAMES if name.startswith(f"{game}-"))  # rift-duel beside rift
-    found = settings.results.glob(f"{re.sub('[^A-Za-z0-9._-]', '_', game)}-*.jsonl")
+    found = settings.results.glob(f"{file_stem(game)}-*.jsonl")
     return any(not path.name.startswith(others) for path in found)
 
 
@@ -49,7 +53,7 @@ def sides_of(game: str) -> int:
     Raises:
         NotFound, GameInvalid: see `games.catalog.make_game`.
     """
-    return 2 if game in HOUSE else max(find_maker(game)(1).teams) + 1
+    return 2 if game in RIFT else max(find_maker(game)(1).teams) + 1
 
 
 def check_onnx() -> None:

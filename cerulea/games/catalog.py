@@ -25,6 +25,7 @@ GAMES = {
 OTHERS = ("gymnasium:", "pettingzoo:", "python:")
 # Names that import nothing but the games of the house, of Gymnasium's registry and of PettingZoo itself.
 _LISTED = re.compile(r"gymnasium:[\w.\-/]+|pettingzoo:(atari|butterfly|classic|sisl)\.\w+")
+RIFT = ("rift", "rift-skirmish", "rift-duel")  # whose rules are compiled
 
 
 def refuse_imports(name: str) -> None:
@@ -91,7 +92,7 @@ def find_maker(name: str) -> Callable[..., Game]:
         NotFound: there is no such game; the nearest name is told.
     """
     kind, _, rest = name.partition(":")
-    if name in ("rift", "rift-skirmish", "rift-duel"):
+    if name in RIFT:
         from cerulea.games.rift.env import Rift
 
         return partial(Rift, name.removeprefix("rift-"))
