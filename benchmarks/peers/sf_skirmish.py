@@ -94,7 +94,7 @@ def settings(folder: str, matches: int, steps: int) -> Any:
         "--normalize_input=False",
         "--restart_behavior=resume",
         f"--train_for_env_steps={steps}",
-        "--save_every_sec=100000",
+        "--save_every_sec=20",
         f"--matches={matches}",
     ]
     parser, _ = parse_sf_args(words)

@@ -59,7 +59,7 @@ def evaluate_agent(
 
     Raises:
         GameInvalid: it is such a module, and was not named.
-        NotFound: no such model.
+        NotFound: no such model. Invalid: less than one match, or an exploiter in a game of one side.
         ModelKindWrong: it plays no games. AgentUnfit: its game is not what it was.
     """
     if n < 1:
@@ -72,6 +72,11 @@ def evaluate_agent(
     options = judged_options(make_game(name, 1, **options), options)
     played = make_game(name, 1, **options)
     agent.check(played)
+    if exploit and not max(played.teams):
+        raise Invalid(
+            f"{agent.game} has one side: nobody plays against {model.label}, so nobody can exploit it.",
+            fix="Evaluate it without --exploit.",
+        )
     judged = judge(
         lambda matches: make_game(name, matches, **options),
         model.folder,

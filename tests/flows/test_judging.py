@@ -117,6 +117,13 @@ def test_results_lie_apart_by_options_that_count(platform: Platform):
     assert results_path(settings, plain).name == f"rift-duel-{plain.version}.jsonl"
 
 
+def test_nobody_exploits_who_plays_alone(platform: Platform, tmp_path: Path):
+    make_agent(tmp_path / "pole", "cartpole")
+
+    with pytest.raises(Invalid, match="cartpole has one side"):
+        evaluate_agent(platform, str(tmp_path / "pole"), n=2, seed=1, exploit=True)
+
+
 @pytest.mark.parametrize("mode", ["openai-five", "league"])
 def test_an_exploiter_learns_against_the_agent_alone(
     platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str

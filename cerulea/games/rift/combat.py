@@ -15,6 +15,7 @@ from cerulea.games.rift.motion import distance2, free, toward_zero
 from cerulea.games.rift.world import (
     AGGRO,
     ALIVE,
+    ALL_LANES,
     BASTION,
     BUFF_A,
     DAMAGE,
@@ -88,7 +89,8 @@ def worn(amount, match):
     tick = match[TICK]
     if tick <= r.WEAR_FROM:
         return amount
-    return amount * (60 * r.S * 100 + r.WEAR[int(match[LANE_MASK] == 7)] * (tick - r.WEAR_FROM)) // (60 * r.S * 100)
+    minute, wear = 60 * r.S * 100, r.WEAR[int(match[LANE_MASK] == ALL_LANES)]
+    return amount * (minute + wear * (tick - r.WEAR_FROM)) // minute
 
 
 @njit(cache=True, nogil=True)
@@ -99,7 +101,7 @@ def deal(w, m, a, b, amount):
     if b >= r.TOWER0 and b != r.BOSS:
         if work[W_CREEP_NEAR, b] == 0:
             amount = amount * r.ALONE // 100
-        if b >= r.ANCIENT0 and 10 <= a < r.TOWER0 and match[LANE_MASK] == 7:
+        if b >= r.ANCIENT0 and 10 <= a < r.TOWER0 and match[LANE_MASK] == ALL_LANES:
             amount = amount * r.ANCIENT_CREEPS // 100
         amount = worn(amount, match)
         if a < r.TOWER0 and match[BUFF_A + side_of(a)] > tick:

@@ -29,7 +29,20 @@ from cerulea.games.rift.aim import (
     tower_danger,
 )
 from cerulea.games.rift.motion import distance2
-from cerulea.games.rift.world import ALIVE, GOLD, HP, ITEMS, LANE_MASK, MAX_HP, RANGE, X, Y, drawn, mirrored
+from cerulea.games.rift.world import (
+    ALIVE,
+    ALL_LANES,
+    GOLD,
+    HP,
+    ITEMS,
+    LANE_MASK,
+    MAX_HP,
+    RANGE,
+    X,
+    Y,
+    drawn,
+    mirrored,
+)
 
 FAR = 40 * r.U  # one does not walk further than this to an outer tower
 PLACES = 7  # from which a team's heroes are called: the ancient, three inner towers, three outer ones
@@ -39,7 +52,7 @@ LOW, LOW_SPREAD = 28, 8  # per cent of health below which one goes home: from he
 @njit(cache=True, nogil=True)
 def lane_of(match, i):
     """The lane of hero i of a side: two on top, one in the middle, two below; or the only one."""
-    if match[LANE_MASK] != 7:
+    if match[LANE_MASK] != ALL_LANES:
         return 1
     return 0 if i < 2 else (1 if i == 2 else 2)
 
@@ -140,8 +153,7 @@ def laner_action(w, m, h, side, lane, plan):
     if tower_danger(w, m, h, side):
         return back_off(w, m, h, side)
     ours, theirs = odds(w, m, side, h, 10 * r.U)
-    far = unit[RANGE, h] + 2 * r.U
-    target = prey(w, m, h, side, far)
+    target = prey(w, m, h, side, unit[RANGE, h] + 2 * r.U)
     under = covering(w, m, 1 - side, h, r.BUILDING_RANGE) >= 0
     b = building_to_hit(w, m, h, side)
     if b >= 0 and ours * 10 >= theirs * 9:

@@ -29,6 +29,7 @@ from cerulea.games.rift.laning import PLACES, called, goes_home, laner_action
 from cerulea.games.rift.motion import distance2
 from cerulea.games.rift.world import (
     ALIVE,
+    ALL_LANES,
     HP,
     KIND,
     LANE,
@@ -129,7 +130,7 @@ def team_lane(w, m, side):
     Who walks to a lane makes it the nearer one, so that the choice seldom changes on the way.
     """
     unit, match = w.unit[m], w.match[m]
-    if match[LANE_MASK] != 7:
+    if match[LANE_MASK] != ALL_LANES:
         return 1
     best, lane = 1 << 60, 1
     for n in range(3):
@@ -252,7 +253,7 @@ def team_action(w, m, h, side, lane):
         x, y = rally(w, m, side, goal)
     dx, dy = x - mirrored(unit[X, h], side), y - mirrored(unit[Y, h], side)
     d2 = dx * dx + dy * dy
-    if match[LANE_MASK] == 7 and d2 > JOIN * JOIN and _lead(w, m, side) < 2:
+    if match[LANE_MASK] == ALL_LANES and d2 > JOIN * JOIN and _lead(w, m, side) < 2:
         return laner_action(w, m, h, side, lane, True)
     if d2 > 9 * r.U * 9 * r.U:
         return go_to(w, m, h, side, x - 2 * r.U, y - 2 * r.U, r.U)

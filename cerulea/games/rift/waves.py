@@ -14,6 +14,7 @@ from cerulea.games.rift.near import nearest
 from cerulea.games.rift.world import (
     AGGRO,
     ALIVE,
+    ALL_LANES,
     BOSS_AT,
     BOSS_COUNT,
     DAMAGE,
@@ -83,7 +84,7 @@ def appear(w, m):
             for lane in range(r.LANES):
                 if match[LANE_MASK] >> lane & 1:
                     strong = 100 + r.CREEP_GROWTH * minutes
-                    if match[LANE_MASK] != 7:
+                    if match[LANE_MASK] != ALL_LANES:
                         strong += r.BREACH * _breach(unit, side, lane)
                     for i in range(size):
                         _make_creep(unit, side, lane, 0 if i < 3 else i - 2, i * 24, strong)

@@ -62,6 +62,7 @@ HERO_FIELDS = 22
 # fields of a match
 TICK, OVER, WINNER, CUT, BOSS_AT, BOSS_COUNT, BUFF_A, BUFF_B, WAVES, PER_SIDE, LANE_MASK, DECISIONS = range(12)
 MATCH_FIELDS = 12
+ALL_LANES = 0b111  # LANE_MASK where three lanes are played
 # fields of work: damage, healing, the most damage of one hero and which hero, new places, whether an attacker's
 # creep is near a building, what a hero may do in this tick, health when the decision began; then lists, one for
 # each side: its living creeps, heroes and vulnerable buildings in this order, with their places and how many there
@@ -211,7 +212,7 @@ def begin(w, m, seed, kinds_A, kinds_B, lane_mask):
     match[BOSS_AT] = r.BOSS_FIRST
     match[PER_SIDE], match[LANE_MASK] = len(kinds_A), lane_mask
     unit[TARGET, :] = -1
-    strong = 100 if lane_mask == 7 else r.ONE_LANE
+    strong = 100 if lane_mask == ALL_LANES else r.ONE_LANE
     for side in range(2):
         for i in range(len(kinds_A)):
             h = 5 * side + i
@@ -233,7 +234,7 @@ def begin(w, m, seed, kinds_A, kinds_B, lane_mask):
                     x, y = mirrored(x * r.U, side), mirrored(y * r.U, side)
                     place_building(unit, t, x, y, r.TOWER_HP[tier] * strong // 100, r.TOWER_DAMAGE[tier])
         at = mirrored(r.ANCIENT, side)
-        place_building(unit, r.ANCIENT0 + side, at, at, r.ANCIENT_HP[int(lane_mask == 7)], r.ANCIENT_DAMAGE)
+        place_building(unit, r.ANCIENT0 + side, at, at, r.ANCIENT_HP[int(lane_mask == ALL_LANES)], r.ANCIENT_DAMAGE)
 
 
 @njit(cache=True, nogil=True)
@@ -251,7 +252,7 @@ def scatter(w, m):
             far = np.int64(bits & np.uint64(1023)) * (42 * r.U) // 1024
             x = r.FOUNTAIN + far + np.int64((bits >> np.uint64(10)) & np.uint64(511)) - 256
             y = r.FOUNTAIN + far + np.int64((bits >> np.uint64(20)) & np.uint64(511)) - 256
-            if match[LANE_MASK] == 7 and i != 2:
+            if match[LANE_MASK] == ALL_LANES and i != 2:
                 # Along the sides: first one way, then the other.
                 x, y = np.int64(r.BASE), min(r.BASE + 2 * far, np.int64(86 * r.U))
                 if i > 2:
