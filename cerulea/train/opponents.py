@@ -26,6 +26,7 @@ MAIN, HUNTER, ROVER = 0, 1, 2  # the main net, its exploiter, the league's
 LINE = 10**9  # a member's number is the step it was taken at, plus this for each net before the one it is of
 RATE = 0.01  # of a quality score
 RECENT = 0.98  # how much of the share won is kept at each result
+EARLY = 0.1  # how often a scripted player is met while the next weaker one always wins, beside afterwards
 SELDOM = 0.1  # how often who is outclassed is drawn, beside its like
 HOPELESS = 0.2  # an exploiter that wins less against the main net learns from its past first (AlphaStar)
 
@@ -144,13 +145,17 @@ def shares_now(own: float, past: float, bots: float, fraction: float) -> tuple[f
     return own + bots * 0.75, past + bots * 0.25, 0.0
 
 
-def teaches(won: float) -> float:
+def teaches(won: float, weaker: float = 1.0) -> float:
     """How often a scripted player is met against whom such a share is won, before all are made to add up to 1.
 
     Most is learned from those who are beaten now and then. One who always wins teaches little, one who never does
-    nothing new; yet both are met sometimes: what is not met is forgotten, and who is not met is never beaten.
+    nothing new; yet both are met sometimes: what is not met is forgotten, and who is not met is never beaten. A strong
+    one waits until the next weaker one is beaten.
+
+    Args:
+        weaker: the share won against the next weaker player.
     """
-    return 0.03 + won * (1.0 - won) + 0.1 * (1.0 - won)
+    return (0.03 + won * (1.0 - won) + 0.1 * (1.0 - won)) * max(EARLY, weaker)
 
 
 def choose(
@@ -166,7 +171,7 @@ def choose(
     """Whom match `number` is played against.
 
     Args:
-        bots: names of the scripted players.
+        bots: names of the scripted players, weakest first.
         sides: of the game; with one there is nobody to play against.
         exploiters: share of matches that train one of a league's exploiters, and not its main net.
     """
@@ -185,7 +190,8 @@ def choose(
         # The few that are active were drawn by their worth, which would count twice if they were not met alike.
         return Opponent(PAST, _drawn([(member, 1.0) for member in pool.active], mixed(seed, number, 103)), side)
     if kind == 2:
-        met = [(i, teaches(pool.shares.get(name, 0.5))) for i, name in enumerate(bots)]
+        won = [pool.shares.get(name, 0.5) for name in bots]
+        met = list(enumerate(map(teaches, won, [1.0, *won])))
         return Opponent(BOT, _drawn(met, mixed(seed, number, 103)), side)
     return Opponent(SELF)
 

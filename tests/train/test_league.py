@@ -121,8 +121,12 @@ def test_exploiters_hunt_the_main_net_and_learn_from_its_past_when_that_is_hopel
 
 
 def test_scripted_players_are_met_by_what_they_teach():
-    """Most those who are beaten now and then; next those who never are; last those who always are; nobody never."""
+    """Most those who are beaten now and then; next those who never are; last those who always are; nobody never.
+
+    Who is strong waits for the next weaker one to be beaten.
+    """
     assert teaches(0.5) > teaches(0.05) > teaches(0.0) > teaches(0.95) > teaches(1.0) > 0
+    assert teaches(0.3, weaker=0.9) > teaches(0.3, weaker=0.5) > teaches(0.3, weaker=0.05) > 0
     pool = Pool(shares={"easy": 1.0, "even": 0.5, "strong": 0.0})
 
     met = Counter(
