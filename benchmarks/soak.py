@@ -3,7 +3,8 @@
     python benchmarks/soak.py [--minutes 30] [--clients 6]
 
 A small GPT-2 with random weights behind `cerulea up`. Memory of the server and of the engine is read from /proc after a
-tenth of the time and at the end; the books are audited at last.
+tenth of the time and at the end, as the median of READINGS seconds, since what is in flight comes and goes; of it, what
+is no file's is told too. The books are audited at last.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import httpx
 
@@ -27,13 +29,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.running import Up, command_of, descendants
 from tests.serve.test_parity import SMALL, folder_of_gpt2
 
+READINGS = 24
+NAMES = ("server", "engine")
 
-def resident_mb(up: Up, word: str) -> float:
-    """Resident memory of the process whose command has this word, in MB."""
+
+def resident_mb(up: Up, word: str) -> tuple[float, float]:
+    """Resident memory of the process whose command has this word, and how much of it is no file's, in MB."""
     assert up.process is not None
     pid = next(pid for pid in descendants(up.process.pid) if word in command_of(pid))
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1000
+    values = dict(line.split(":", 1) for line in status.splitlines() if line.endswith(" kB"))
+    return int(values["VmRSS"].split()[0]) / 1000, int(values["RssAnon"].split()[0]) / 1000
+
+
+async def settled_mb(up: Up) -> list[tuple[float, float]]:
+    """The same of the server and the engine, in the median of some seconds."""
+    found = []
+    for _ in range(READINGS):
+        found.append([resident_mb(up, word) for word in ("parts server", "cerulea.serve.process")])
+        await asyncio.sleep(1.0)
+    return [(median(each[p][0] for each in found), median(each[p][1] for each in found)) for p in range(2)]
 
 
 async def one_client(up: Up, seed: int, until: float, counts: dict[str, int]) -> None:
@@ -71,15 +86,19 @@ async def soak(up: Up, minutes: float, clients: int) -> None:
     running = [asyncio.create_task(one_client(up, seed, until, counts)) for seed in range(clients)]
     readings = []
     for share in (0.1, 0.25, 0.5, 0.75, 1.0):
-        await asyncio.sleep(max(0.0, began + 60 * minutes * share - 2 - time.monotonic()))
-        readings.append((resident_mb(up, "parts server"), resident_mb(up, "cerulea.serve.process")))
+        await asyncio.sleep(max(0.0, began + 60 * minutes * share - READINGS - 2 - time.monotonic()))
+        readings.append(await settled_mb(up))
         asked = sum(number for what, number in counts.items() if not what.startswith("status"))
         at = f"{minutes * share:5.1f} min, {asked:,} requests"
-        print(f"{at}: server {readings[-1][0]:.1f} MB, engine {readings[-1][1]:.1f} MB", flush=True)
+        told = (
+            f"{name} {all_of_it:.1f} MB ({own:.1f} its own)"
+            for name, (all_of_it, own) in zip(NAMES, readings[-1], strict=True)
+        )
+        print(f"{at}: {', '.join(told)}", flush=True)
     await asyncio.gather(*running)
     print(f"requests: {counts}")
-    for place, name in enumerate(("server", "engine")):
-        print(f"{name}: {100 * (readings[-1][place] / readings[0][place] - 1):+.2f} % from 10 % of the time to the end")
+    for name, first, last in zip(NAMES, readings[0], readings[-1], strict=True):
+        print(f"{name}: {100 * (last[0] / first[0] - 1):+.2f} % from 10 % of the time to the end")
 
 
 def main() -> None:
