@@ -1,9 +1,11 @@
 """Our own trainer on `rift` skirmish against `laner`: processor time until it wins 60 %, as the peers here are asked.
 
-    python benchmarks/peers/our_skirmish.py [--recipe recipes/rift-skirmish.toml] [--set train.epochs=3] [--until 0.6]
+    python benchmarks/peers/our_skirmish.py [--recipe recipes/rift-skirmish.toml] [--set train.epochs=3]
 
-One process with one thread. Prints a JSON line for each evaluation: seconds of processor time spent on training,
-decisions of learning heroes, the share of 100 matches won from the fountains, timeouts not won.
+One process with one thread. Prints a JSON line for each evaluation: seconds of processor time spent on training (but
+for the first update, in which kernels may be compiled), decisions of learning heroes, the share of 100 matches won from
+the fountains, timeouts not won. Schedules follow the count of decisions, which neither evaluations nor other programs
+change.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="recipes/rift-skirmish.toml")
     parser.add_argument("--set", action="append", default=[], metavar="PART.KEY=JSON")
-    parser.add_argument("--most", type=float, default=1_200.0, help="seconds of processor time; ends the schedules too")
+    parser.add_argument("--decisions", type=float, default=8e6, help="at most; they end the schedules too")
     parser.add_argument("--every", type=float, default=60.0, help="training seconds between evaluations")
     parser.add_argument("--until", type=float, default=0.6)
     parser.add_argument("--opponent", default="laner")
@@ -59,6 +61,7 @@ def main() -> None:
         where, _, value = each.partition("=")
         part, _, key = where.partition(".")
         values.setdefault(part, {})[key] = json.loads(value)
+    values["train"] |= {"minutes": 0, "agent_steps": int(words.decisions)}
     recipe = recipe_from(values)
     game = make_game(recipe.game.name, recipe.game.matches, **recipe.game.options)
     with tempfile.TemporaryDirectory() as folder:
@@ -66,12 +69,14 @@ def main() -> None:
         run.start(False, None, print, None, {})
         trained, due, since = 0.0, words.every, time.process_time()
         for event in run.updates(lambda: ""):
-            if run.state.step == 1:  # what was compiled meanwhile is compiled once for good
-                since = time.process_time()
-            if not isinstance(event, PlayProgress) or trained + time.process_time() - since < due:
+            if not isinstance(event, PlayProgress):
                 continue
-            trained += time.process_time() - since
-            won = share_won(run, words.opponent, words.matches)
+            if event.step == 1:
+                since = time.process_time()
+            spent = trained + time.process_time() - since
+            if spent < due and event.agent_steps < words.decisions:
+                continue
+            trained, won = spent, share_won(run, words.opponent, words.matches)
             told = {
                 "trained_s": round(trained, 1),
                 "agent_steps": event.agent_steps,
@@ -82,11 +87,10 @@ def main() -> None:
                 "clipped": round(event.clipped, 3),
                 "value_loss": round(event.value_loss, 3),
                 "explained": round(event.explained_variance, 2),
-                "episode_steps": event.episode_steps,
-                "meters": {k: round(v, 2) for k, v in event.meters.items()},
+                "episode_steps": round(event.episode_steps),
             }
             print(json.dumps(told), flush=True)
-            if won >= words.until or trained >= words.most:
+            if won >= words.until:
                 break
             due, since = trained + words.every, time.process_time()
         run.close()

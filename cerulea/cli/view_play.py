@@ -52,8 +52,8 @@ class PlayView(RunView):
         if self.refresh(event):
             years = f"{event.match_years_per_day:,.1f} years/day  " if event.match_years_per_day else ""
             print(
-                f"step {event.step:>6,}  {event.agent_steps / 1e6:8.2f} M decisions  "
-                f"{event.agent_steps_per_s:>8,.0f}/s  {years}{_shares(event.win_shares, 3)}  "
+                f"step {event.step:>6,}  {event.agent_steps / 1e6:8.2f} M learned from  "
+                f"{event.agent_steps_per_s:>8,.0f} played/s  {years}{_shares(event.win_shares, 3)}  "
                 f"online rating {event.rating:.1f}  entropy {event.entropy:.2f}  {event.elapsed_s:6.1f} s  "
                 f"{self.left(event)} left",
                 flush=True,
@@ -65,9 +65,9 @@ class PlayView(RunView):
         if (p := self.last) is not None:
             width = max(20, min(60, shutil.get_terminal_size().columns - 64))
             rows.add_row("done", ProgressBar(total=1.0, completed=p.fraction, width=width))
-            rows.add_row("step", f"{p.step:,}   {p.agent_steps:,} decisions   {self.left(p)} left")
+            rows.add_row("step", f"{p.step:,}   {p.agent_steps:,} decisions learned from   {self.left(p)} left")
             years = f"   {p.match_years_per_day:,.1f} match-years a day" if p.match_years_per_day else ""
-            rows.add_row("speed", f"{p.agent_steps_per_s:,.0f} decisions/s{years}")
+            rows.add_row("speed", f"{p.agent_steps_per_s:,.0f} decisions/s of all who play{years}")
             rows.add_row(
                 "matches", f"{p.matches:,}   {p.episode_steps:,.0f} steps each   return {p.episode_return:.2f}"
             )

@@ -58,13 +58,13 @@ class PlayProgress:
     loss: float  # policy, value and entropy together
     policy_loss: float
     value_loss: float
-    entropy: float  # nats, over legal actions, a mean over decisions with a choice
+    entropy: float  # nats, over legal actions, a mean over decisions; one without a choice has 0
     divergence: float  # KL of the policy that acted from the one that was trained, nats (Schulman's k3 estimate)
     clipped: float  # share of decisions whose ratio was clipped
     explained_variance: float  # of the returns by the values
     learning_rate: float  # multiplier of the peak rate, in [0, 1]
     gradient_norm: float  # before clipping
-    agent_steps_per_s: float  # of this update
+    agent_steps_per_s: float  # of this update, of all who played: past selves and scripted players too
     match_years_per_day: float  # game time simulated at this speed; 0 where a game has no time of its own
     staleness: float  # mean versions between the policy that acted and the one that is trained: 0, they take turns
     reuse: float  # times a decision was trained on, over decisions made

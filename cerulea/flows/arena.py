@@ -21,7 +21,7 @@ from cerulea.core.clock import new_id
 from cerulea.core.errors import Invalid
 from cerulea.core.seeds import mixed
 from cerulea.core.settings import Settings
-from cerulea.flows.model_folders import check_plays, find_model, list_models
+from cerulea.flows.model_folders import Model, check_plays, find_model, list_models
 from cerulea.flows.platform import HOME, Platform
 from cerulea.flows.ready import file_stem
 from cerulea.flows.replays import find_file, replay_path
@@ -72,6 +72,17 @@ def results_of(series: Series) -> list[Result]:
     return [Result(*known, len(own), tuple(own)) for known, own in seeds.items()]
 
 
+def player_name(model: Model) -> str:
+    """What an agent's results are kept under: its version, or its folder's name and its weights' digest.
+
+    What lies in a folder may be another agent tomorrow.
+    """
+    if model.registered:
+        return model.label
+    digest = hashlib.sha256((model.folder / "model.safetensors").read_bytes()).hexdigest()
+    return f"{model.folder.name}#{digest[:8]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Entrant:
     """A player with the name that results are kept under."""
@@ -112,7 +123,7 @@ def entrant(platform: Platform, label: str, game: Game) -> Entrant:
     else:
         model = find_model(platform, label)
         check_plays(model)
-        found = Entrant(model.label, open_player(label, str(model.folder)))
+        found = Entrant(player_name(model), open_player(label, str(model.folder)))
     found.player.begin(game)
     return found
 

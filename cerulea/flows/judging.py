@@ -18,7 +18,7 @@ from typing import Any
 
 from cerulea.core.errors import Failed, Invalid
 from cerulea.core.values import ModelCard, PlayProgress
-from cerulea.flows.arena import results_of, results_path
+from cerulea.flows.arena import player_name, results_of, results_path
 from cerulea.flows.known import record_of
 from cerulea.flows.model_folders import Model, check_plays, find_model, register
 from cerulea.flows.platform import HOME, Platform
@@ -60,6 +60,7 @@ def evaluate_agent(
     Raises:
         GameInvalid: it is such a module, and was not named.
         NotFound: no such model. Invalid: less than one match, or an exploiter in a game of one side.
+        Failed: an exploiter is asked for, and nothing is known of how the agent was trained.
         ModelKindWrong: it plays no games. AgentUnfit: its game is not what it was.
     """
     if n < 1:
@@ -77,10 +78,11 @@ def evaluate_agent(
             f"{agent.game} has one side: nobody plays against {model.label}, so nobody can exploit it.",
             fix="Evaluate it without --exploit.",
         )
+    recipe = trained_as(platform, model) if exploit else None  # before minutes of matches
     judged = judge(
         lambda matches: make_game(name, matches, **options),
         model.folder,
-        name=model.label,
+        name=player_name(model),
         opponents=(RANDOM, *played.bots),
         n=n,
         seed=seed,
@@ -90,19 +92,17 @@ def evaluate_agent(
     results = [r for series in judged.series for r in results_of(series) if series.b.startswith("bot:")]
     add_results(results_path(platform.settings, played), results)
     values = {"model": model.label, "game": agent.game, "version": played.version, "n": n, **judged.as_json()}
-    if exploit:
-        share, steps = exploited(platform, model, agent, n=n, seed=seed, report=report)
+    if recipe is not None:
+        share, steps = exploited(model, agent, recipe, n=n, seed=seed, report=report)
         values["exploiter"] = {**dataclasses.asdict(share), "agent_steps": steps}
     return values
 
 
-def exploited(
-    platform: Platform, model: Model, agent: Agent, *, n: int, seed: int, report: Report
-) -> tuple[Share, int]:
-    """What an exploiter wins against the agent, and the decisions that it was trained with.
+def trained_as(platform: Platform, model: Model) -> PlayRecipe:
+    """The recipe that made an agent.
 
     Raises:
-        Failed: nothing is known of how the agent was trained.
+        Failed: nothing is known of how it was trained.
     """
     record = record_of(platform.settings, model.registered.run if model.registered else None)
     if record is None:
@@ -113,6 +113,17 @@ def exploited(
         )
     recipe = recipe_from({**record["recipe"]})
     assert isinstance(recipe, PlayRecipe)
+    return recipe
+
+
+def exploited(
+    model: Model, agent: Agent, recipe: PlayRecipe, *, n: int, seed: int, report: Report
+) -> tuple[Share, int]:
+    """What an exploiter wins against the agent, and the decisions that it was trained with.
+
+    Args:
+        recipe: that made the agent; the exploiter is trained as it was, with a tenth of its steps.
+    """
     steps = max(LEAST, int(EXPLOIT * model.card().get("extra", {}).get("agent_steps", 0)))
     recipe = dataclasses.replace(
         recipe,

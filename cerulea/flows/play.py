@@ -45,7 +45,6 @@ MOST_TOGETHER = 16
 MOST_SHOWN = 4  # who wait for frames of a replay; they come one after the other
 REMEMBERED = 1_000  # matches that have ended; their replays stay
 BEGIN_WAIT_S = 20.0  # how long whoever asks waits for a match to be loaded
-ANSWER_S = 10.0  # within this the process answers what a person does
 TURN_S = 60.0  # how long a game without time of its own waits for a person
 STOP_S = 5.0
 
@@ -159,7 +158,9 @@ class Matches:
         }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._tell({"begin": asked})
+            with self._lock:
+                if not begun.done():  # else the process before ended in this moment, and this match with it
+                    self._tell({"begin": asked})
             return begun.result(BEGIN_WAIT_S)
         except TooLong:
             return match  # its kernels are being compiled; it begins when they are
@@ -236,14 +237,13 @@ class Matches:
 
         The future raises what the process refuses with: UnknownSeat, SeatTaken, ActionLate, ActionIllegal.
         """
-        ref = new_id("act")
+        ref, done = new_id("act"), _awaited()
         with self._lock:
-            done = self._asked[ref] = _awaited()
             if self._matches[match].over:
-                del self._asked[ref]
                 done.set_exception(NotFound("The match is over.", fix="See its replay."))
-                return done
-        self._tell({verb: [match, *values, ref]})
+            else:
+                self._asked[ref] = done
+                self._tell({verb: [match, *values, ref]})
         return done
 
     def frames(self, path: str, first: int, count: int) -> list[dict[str, Any]]:
@@ -426,11 +426,11 @@ class Matches:
             if self._process is process:
                 self._process = None
             asked, self._asked = list(self._asked.values()), {}
-            going = [m.id for m in self._matches.values() if not m.over]
+            # Under one lock, so that nobody asks or begins anything meanwhile that no process will ever answer.
+            for match in [m.id for m in self._matches.values() if not m.over]:
+                self._change(match, status="failed", trouble=error.as_json())
         for one in asked:
             one.set_exception(error)
-        for match in going:
-            self._change(match, status="failed", trouble=error.as_json())
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             with contextlib.suppress(OSError):

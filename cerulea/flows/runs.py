@@ -20,7 +20,16 @@ from cerulea.train.recipe import Recipe
 from cerulea.train.record import now, read_metrics, surroundings, update_record
 
 # Keys that end a run; a finished run goes on when one of them changes.
-LIMITS = ("steps", "tokens", "epochs", "minutes", "target_bits_per_byte", "patience")
+LIMITS = (
+    "steps",
+    "tokens",
+    "agent_steps",
+    "epochs",
+    "minutes",
+    "target_bits_per_byte",
+    "target_return",
+    "patience",
+)
 
 
 def unfinished_run(settings: Settings, recipe: Recipe) -> Path:

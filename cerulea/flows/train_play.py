@@ -31,7 +31,7 @@ from cerulea.games.rating import rate
 from cerulea.nn.policy import Policy
 from cerulea.nn.precision import Execution, Machine
 from cerulea.train.agent import AGENT, is_agent, load_agent, shape_for
-from cerulea.train.fitting import refuse_too_large
+from cerulea.train.fitting import bots_of, refuse_too_large
 from cerulea.train.judge import judge
 from cerulea.train.parallel import Team
 from cerulea.train.play_recipe import PlayRecipe
@@ -66,7 +66,8 @@ class PlayStory:
         """Make the game once and step it, so that its kernels lie compiled on disk for every process.
 
         Raises:
-            NotFound, GameInvalid: no such game. RecipeInvalid: more matches than memory holds.
+            NotFound, GameInvalid: no such game. RecipeInvalid: more matches than memory holds, or a scripted player
+                that the game does not have.
         """
         name = self.recipe.game.name
         find_maker(name)
@@ -74,6 +75,7 @@ class PlayStory:
         learner = "" if are_compiled() else "; the learner's loops are compiled in the first step, once"
         report(f"{compiling(name, scripted=True) or f'making ready {name}'}{learner}", 0, 0)
         game = self.make(1)
+        bots_of(self.recipe, game)
         sized = copy.copy(game)
         sized.matches = self.recipe.game.matches
         shape = shape_for(game.schema, self.recipe.model, game.teams)
@@ -180,7 +182,7 @@ class PlayStory:
             should_stop=should_stop,
             began=began,
             memory_bytes=self.memory_bytes,
-            weights=None if resume else self._weights(),
+            weights=None if verified else self._weights(),
             say=say,
         )
         seen = 0.0

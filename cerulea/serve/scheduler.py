@@ -111,10 +111,10 @@ class Scheduler(Generic[S]):
         if team not in self._lines:
             if not self._lines and not any(True for _ in running):
                 self._served.clear()  # nobody waits or runs: all begin alike
-            active = {*self._lines, *(one.team for one in running)} - {team}
-            # Who was away has no claim on what was served meanwhile.
-            floor = min((self._served[one] for one in active if one in self._served), default=0)
-            self._served[team] = max(self._served.get(team, 0), floor)
+            active = {*self._lines, *(one.team for one in running)}
+            if team not in active:  # who was away has no claim on what was served meanwhile
+                floor = min((self._served[one] for one in active if one in self._served), default=0)
+                self._served[team] = max(self._served.get(team, 0), floor)
             self._lines[team] = deque()
         self._lines[team].append(sequence)
         self.waiting += 1

@@ -5,6 +5,8 @@ Not here: what a recipe may be by itself (`play_recipe`).
 
 from __future__ import annotations
 
+import difflib
+
 from cerulea.core.errors import RecipeInvalid
 from cerulea.games.game import Game
 from cerulea.nn.policy import PolicyShape
@@ -42,16 +44,18 @@ def _bytes_of_a_row(recipe: PlayRecipe, game: Game) -> int:
 
 
 def bots_of(recipe: PlayRecipe, game: Game) -> tuple[str, ...]:
-    """The scripted players that are met.
+    """The scripted players that are met, weakest first, in whatever order the recipe names them.
 
     Raises:
-        RecipeInvalid: the game does not know one of them.
+        RecipeInvalid: the game does not know one of them; names the nearest.
     """
     names = tuple(recipe.opponents.names) or game.bots
     for name in names:
         if name not in game.bots:
+            near = difflib.get_close_matches(name, game.bots, n=1)
             raise RecipeInvalid(
                 f"opponents.names has {name!r}, which {game.name} does not know.",
+                why=f"The nearest is {near[0]}." if near else "",
                 fix=f"Use some of {', '.join(game.bots)}." if game.bots else "Leave it empty.",
             )
-    return names
+    return tuple(bot for bot in game.bots if bot in names)

@@ -168,8 +168,8 @@ class League:
         member = self.state.step + LINE * number
         self.weights[member] = snapshot_tensors(dict(self.nets[number].state_dict()))
         self.pool.add(member, self.recipe.opponents.pool)
-        if number == MAIN:
-            self.state.ratings = taken_in(self.state.ratings, member)
+        # An exploiter is not rated by itself: it begins as the main net is, and is met while it can win against it.
+        self.state.ratings = taken_in(self.state.ratings, member)
 
     # -- for checkpoints ---------------------------------------------------------------------------
 

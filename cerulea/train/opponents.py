@@ -94,7 +94,7 @@ class Pool:
             busy: members with matches in flight; those that were let go still need a net each.
             outclassed: members whose rating is far below the learner's; they are seldom drawn.
         """
-        if len(self.active) >= groups > 1:
+        if len(self.active) >= groups and len(self.steps) > groups:
             self.active = self.active[1:]
         for draw in range(groups):
             held = {*self.active, *busy}

@@ -86,7 +86,10 @@ class OpponentKeys:
     past: float = key(0.2, "Share against past selves.")
     bots: float = key(0.15, "Share against the game's scripted players, in the first half of a run.")
     always_bots: bool = key(False, "Go on against scripted players in the second half.")
-    names: list[str] = key([], "Scripted players to meet; all of the game's where empty.")
+    names: list[str] = key(
+        [],
+        "Scripted players to meet, each more often once the next weaker one is beaten; all of the game's where empty.",
+    )
     snapshot_steps: int = key(10, "Take a past self every so many updates.")
     pool: int = key(64, "Most past selves that are kept.")
     groups: int = key(4, "Past selves that are met at one time.")

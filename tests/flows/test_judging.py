@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cerulea.core.errors import GameInvalid, Invalid
+from cerulea.core.errors import Failed, GameInvalid, Invalid
 from cerulea.core.files import read_json, write_json
 from cerulea.flows import arena, judging
-from cerulea.flows.arena import results_path
+from cerulea.flows.arena import player_name, results_path
 from cerulea.flows.judging import evaluate_agent, exploited, operate
 from cerulea.flows.model_folders import find_model, register
 from cerulea.flows.models import export_model
@@ -22,6 +22,7 @@ from cerulea.games.game import Game
 from cerulea.games.rating import Result, add_results, read_results
 from cerulea.train.agent import agent_json, load_agent
 from cerulea.train.judge import Judgement, Share
+from cerulea.train.play_recipe import PlayRecipe
 from cerulea.train.recipe import recipe_from
 from tests.serving import platform_in
 from tests.toy_games import PLAY, make_agent
@@ -117,6 +118,25 @@ def test_results_lie_apart_by_options_that_count(platform: Platform):
     assert results_path(settings, plain).name == f"rift-duel-{plain.version}.jsonl"
 
 
+def test_what_lies_in_a_folder_is_known_by_its_weights(platform: Platform, tmp_path: Path):
+    first = find_model(platform, str(make_agent(tmp_path / "a" / "agent", seed=1)))
+    other = find_model(platform, str(make_agent(tmp_path / "b" / "agent", seed=2)))
+    again = find_model(platform, str(make_agent(tmp_path / "c" / "agent", seed=1)))
+
+    assert player_name(first) == player_name(again) != player_name(other)
+    assert player_name(first).startswith("agent#")
+
+
+def test_an_exploiter_is_refused_before_matches_are_played(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make_agent(tmp_path / "unknown")
+    monkeypatch.setattr(judging, "judge", lambda *args, **keys: pytest.fail("matches were played"))
+
+    with pytest.raises(Failed, match="Nothing here tells how"):
+        evaluate_agent(platform, str(tmp_path / "unknown"), n=2, seed=1, exploit=True)
+
+
 def test_nobody_exploits_who_plays_alone(platform: Platform, tmp_path: Path):
     make_agent(tmp_path / "pole", "cartpole")
 
@@ -130,7 +150,6 @@ def test_an_exploiter_learns_against_the_agent_alone(
 ):
     """Also where the agent was trained in a league; every match that it learns from is against the frozen agent."""
     recipe = {**PLAY, "opponents": {"mode": mode, "snapshot_steps": 2, "exploiters": 0.5}}
-    monkeypatch.setattr(judging, "record_of", lambda settings, run: {"recipe": recipe})
     monkeypatch.setattr(judging, "LEAST", 300)
     seen: list[Any] = []
 
@@ -143,8 +162,11 @@ def test_an_exploiter_learns_against_the_agent_alone(
     monkeypatch.setattr(judging, "self_play", self_play)
     model = find_model(platform, str(make_agent(tmp_path / "agent")))
 
+    made_by = recipe_from(recipe)
+    assert isinstance(made_by, PlayRecipe)
+
     share, steps = exploited(
-        platform, model, load_agent(model.folder), n=2, seed=1, report=lambda what, done, total: None
+        model, load_agent(model.folder), made_by, n=2, seed=1, report=lambda what, done, total: None
     )
 
     assert isinstance(share, Share) and share.n == 2 and steps == 300

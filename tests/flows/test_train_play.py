@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from cerulea.core.errors import AgentUnfit, NotFound, RecipeInvalid
+from cerulea.core.errors import AgentUnfit, Conflict, NotFound, RecipeInvalid
 from cerulea.core.files import read_json, write_json
 from cerulea.core.settings import Settings
 from cerulea.core.values import Checkpoint, PlayProgress
@@ -131,6 +132,52 @@ def test_a_run_begins_with_an_agent_of_the_same_schema_only(settings: Settings, 
         run(settings, begun[1])
     with pytest.raises(NotFound, match="nearest name is 'known'"):
         run(settings, begun[2])
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_again_with_its_agent(settings: Settings, tmp_path: Path):
+    make_agent(tmp_path / "known", seed=7)
+    recipe = play_recipe()
+    recipe = replace(
+        recipe,
+        model=replace(recipe.model, init=str(tmp_path / "known")),
+        train=replace(recipe.train, steps=1, checkpoint_steps=0, learning_rate=0.0),
+    )
+    events = train_here(settings, recipe)
+    assert isinstance(next(events), Started)
+    events.close()
+
+    done = run(settings, recipe, resume=True)[-1]
+
+    assert isinstance(done, Done)
+    with open_platform(settings) as platform:
+        found = load_file(find_model(platform, done.model).folder / "model.safetensors")
+    first = load_file(tmp_path / "known" / "model.safetensors")
+    assert all(torch.equal(found[name], first[name]) for name in first)
+
+
+def test_a_finished_run_goes_on_with_more_decisions(settings: Settings):
+    recipe = play_recipe()
+    short = replace(recipe, train=replace(recipe.train, steps=0, agent_steps=1))
+    run(settings, short)
+    with pytest.raises(Conflict, match="is finished: agent_steps"):
+        run(settings, short, resume=True)
+
+    longer = replace(short, train=replace(short.train, agent_steps=1_000))
+    done = run(settings, longer, resume=True)[-1]
+
+    assert isinstance(done, Done) and done.usage.agent_steps >= 1_000
+
+
+@pytest.mark.parametrize(("named", "nearest"), [("takr", "taker"), ("zzz", "")])
+def test_an_unknown_scripted_player_is_refused_before_a_run_begins(settings: Settings, named: str, nearest: str):
+    recipe = play_recipe()
+    recipe = replace(recipe, opponents=replace(recipe.opponents, names=[named]))
+
+    with pytest.raises(RecipeInvalid, match=f"opponents.names has '{named}'") as refused:
+        run(settings, recipe)
+
+    assert nearest in refused.value.why
+    assert list_runs(settings) == []
 
 
 class Silent:

@@ -73,6 +73,21 @@ def test_who_was_away_has_no_claim_on_the_past():
     assert scheduler.next([], 1).team == "sea"
 
 
+def test_who_runs_was_not_away():
+    scheduler: Scheduler = Scheduler(2)
+    for team in ("sea", "sky"):
+        scheduler.add(One(team))
+    running = [taken for _ in range(2) if (taken := scheduler.next([], 2)) is not None]
+    scheduler.count("sea", written=1000)
+    scheduler.count("sky", written=10)
+
+    scheduler.add(One("sea"), running)
+    scheduler.add(One("sky"), running)
+
+    found = scheduler.next(running[:1], 1)
+    assert found is not None and found.team == "sky"
+
+
 def test_when_nobody_waits_or_runs_all_begin_alike():
     scheduler: Scheduler = Scheduler(1)
     scheduler.add(One("sea"))

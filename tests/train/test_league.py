@@ -18,6 +18,7 @@ import torch
 from cerulea.core.errors import RecipeInvalid
 from cerulea.core.values import Checkpoint, PlayProgress
 from cerulea.games.catalog import make_game
+from cerulea.train.fitting import bots_of
 from cerulea.train.learn import Learner
 from cerulea.train.opponents import HUNTER, LINE, MAIN, NOW, PAST, ROVER, SELF, Opponent, Pool, choose, teaches
 from cerulea.train.parallel import Team
@@ -48,6 +49,8 @@ def test_a_match_of_a_league_trains_one_net_and_only_on_its_side(tmp_path, monke
     run.close()
 
     assert {number for number, *_ in seen} == {MAIN, HUNTER, ROVER}
+    assert max(run.league.pool.steps) > LINE
+    assert all(f"past-{member}" in run.state.ratings for member in run.league.pool.steps)
     for _, learns, owner, opponents in seen:
         for m, opponent in enumerate(opponents):
             last_learns, last_owner = learns[-1, m], owner[-1, m]
@@ -199,6 +202,26 @@ def test_one_is_let_go_for_each_new_choice_and_others_come_when_its_matches_have
     assert pool.active == first[1:]
     pool.choose_active(1, 2, 3, busy=first[1:])
     assert len(pool.active) == 3 and pool.active[:2] == first[1:]
+
+
+def test_one_past_self_at_a_time_gives_way_too():
+    pool = Pool()
+    for member in range(10):
+        pool.add(member, 64)
+
+    met = set()
+    for number in range(60):
+        pool.choose_active(1, number, 1)
+        assert len(pool.active) == 1
+        met.add(pool.active[0])
+
+    assert len(met) > 5
+
+
+def test_scripted_players_wait_for_weaker_ones_however_a_recipe_names_them():
+    recipe = recipe_of("rift-duel", 2, opponents={"names": ["team", "pusher", "team"]})
+
+    assert bots_of(recipe, make_game("rift-duel", 1)) == ("pusher", "team")
 
 
 def test_what_nobody_answered_before_the_rollout_ended_is_not_learned_from():
