@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,8 @@ def main() -> None:
     parser.add_argument("--matches", type=int, default=16)
     words = parser.parse_args()
     torch.set_num_threads(1)
+    # Its checkpoints hold numbers of NumPy's types, which newer versions of torch refuse unless asked.
+    torch.load = partial(torch.load, weights_only=False)
 
     register_env("rift_skirmish", make)
     folder = tempfile.mkdtemp()
