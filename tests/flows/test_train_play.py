@@ -140,10 +140,10 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_again_with_its_agen
     recipe = replace(
         recipe,
         model=replace(recipe.model, init=str(tmp_path / "known")),
-        train=replace(recipe.train, steps=1, checkpoint_steps=0, learning_rate=0.0),
+        train=replace(recipe.train, steps=2, checkpoint_steps=0, learning_rate=0.0),
     )
     events = train_here(settings, recipe)
-    assert isinstance(next(events), Started)
+    assert any(isinstance(event, PlayProgress) for event in events), "one step is done, and nothing is saved"
     events.close()
 
     done = run(settings, recipe, resume=True)[-1]
