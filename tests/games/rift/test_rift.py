@@ -27,6 +27,7 @@ from cerulea.games.rift.world import (
     SEEN_X,
     SEEN_Y,
     TARGET,
+    TAUNT,
     TAUNT_BY,
     TICK,
     WINNER,
@@ -88,8 +89,7 @@ def swapped(game: Rift) -> Rift:
     where = np.argsort(order)
     turned[:, TARGET] = np.where(turned[:, TARGET] >= 0, where[np.maximum(turned[:, TARGET], 0)], -1)
     taunted = turned[:, TAUNT_BY]
-    heroes = np.arange(r.UNITS) < r.TOWER0
-    turned[:, TAUNT_BY] = np.where(heroes, where[taunted], taunted)
+    turned[:, TAUNT_BY] = where[taunted]
     side = [*range(5, 10), *range(5)]
     hero = hero[:, :, side].copy()
     for axis in (SEEN_X, SEEN_Y):
@@ -149,6 +149,9 @@ def check_mirrored_steps(seed: int, steps: int, every: int) -> None:
                     ours, theirs = played.game.state()[name], back.state()[name]
                     if name == "hero":  # which unit an order is for is read anew in each decision
                         ours[:, ORDER_UNIT] = theirs[:, ORDER_UNIT] = 0
+                    if name == "unit":  # who is not taunted is so by nobody, whatever is written there
+                        for each in (ours, theirs):
+                            each[:, TAUNT_BY] *= each[:, TAUNT] > 0
                     assert np.array_equal(ours, theirs), (name, step, np.argwhere(ours != theirs)[:4])
                 assert np.array_equal(played.tick.reward_MP, mirror.tick.reward_MP[:, turned])
             played.game.restore(before)
