@@ -26,11 +26,13 @@ import torch
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 from arena import Agents, share_won
 from sample_factory.algo.learning.learner import Learner
+from sample_factory.algo.utils.action_distributions import get_action_distribution
 from sample_factory.algo.utils.make_env import make_env_func_batched
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.envs.env_utils import register_env
-from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.model.action_parameterization import ActionParameterizationDefault
+from sample_factory.model.actor_critic import ActorCriticSharedWeights, create_actor_critic
 from sample_factory.model.model_utils import get_rnn_size
 from sample_factory.train import run_rl
 
@@ -63,6 +65,22 @@ class Heroes(gym.Env):
         reward, terminated, truncated = self.agents.step(np.asarray(actions))
         infos = [{} for _ in range(self.num_agents)]
         return self._look(), list(reward), list(terminated), list(truncated), infos
+
+
+def with_masks() -> None:
+    """Let its policies choose among legal actions alone: this version has no masks, and most actions are illegal."""
+    plain_head, plain_actions = ActorCriticSharedWeights.forward_head, ActionParameterizationDefault.forward
+
+    def head(self: Any, obs: Any) -> Any:
+        self.action_parameterization.mask = obs["action_mask"]
+        return plain_head(self, obs)
+
+    def actions(self: Any, core: Any) -> Any:
+        logits, _ = plain_actions(self, core)
+        logits = logits.masked_fill(self.mask < 0.5, -1e9)
+        return logits, get_action_distribution(self.action_space, raw_logits=logits)
+
+    ActorCriticSharedWeights.forward_head, ActionParameterizationDefault.forward = head, actions
 
 
 def make(full_env_name: str, cfg: Any = None, env_config: Any = None, render_mode: Any = None) -> Heroes:
@@ -119,7 +137,7 @@ def judge(cfg: Any) -> float:
             mask = torch.from_numpy(masks.astype(np.float32))
             look = prepare_and_normalize_obs(net, {"obs": torch.from_numpy(seen), "action_mask": mask})
             states = memory[0] if memory else torch.zeros(len(seen), get_rnn_size(cfg))
-            out = net(look, states, action_mask=mask)
+            out = net(look, states)
             memory[:] = [out["new_rnn_states"]]
             return out["actions"].reshape(-1).numpy()
 
@@ -137,6 +155,7 @@ def main() -> None:
     # Its checkpoints hold numbers of NumPy's types, which newer versions of torch refuse unless asked.
     torch.load = partial(torch.load, weights_only=False)
 
+    with_masks()
     register_env("rift_skirmish", make)
     folder = tempfile.mkdtemp()
     trained, steps = 0.0, 0
