@@ -56,7 +56,7 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path):
         [program, "models", "--json"], env=environment, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     models = {(entry["model"], entry["version"]) for entry in map(json.loads, listed)}
-    # `queued` waits: these commands start no worker.
+    # `night` waits: these commands start no worker.
     assert models == {("mine", 1), ("mine", 2), ("other", 1), ("again", 1)}
     assert list((tmp_path / "mine-events").iterdir())
 

@@ -14,6 +14,7 @@ from rich.text import Text
 WIDTH, HEIGHT = 48, 24  # a character is twice as high as wide
 STYLES = ("bright_blue", "bright_red")  # of the teams
 OTHER = "yellow"
+STONES = {1: "●", 2: "○"}
 MARKS = {"ancient": "◆", "outer tower": "▲", "inner tower": "▲", "melee": "·", "ranged": "·", "siege": "•", "boss": "Ω"}
 
 
@@ -65,10 +66,10 @@ def _map(frame: dict[str, Any]) -> Text:
 
 
 def _cells(rows: list[list[Any]]) -> Text:
-    """A grid: cells hold a team, or -1 for nothing."""
+    """A grid: cells hold 1 or 2, the players, or 0 for nothing; told apart without colours too."""
     text = Text()
     for row in rows:
         for cell in row:
-            text.append("● " if cell in (0, 1) else "· ", style=STYLES[cell] if cell in (0, 1) else "dim")
+            text.append(f"{STONES.get(cell, '·')} ", style=STYLES[cell - 1] if cell in STONES else "dim")
         text.append("\n")
     return text

@@ -6,6 +6,7 @@ Not here: live matches (the platform's API), training (`main`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -245,11 +246,25 @@ COMMANDS = (games, match, ladder, rate, replay, surgery)
 
 
 def _show_head(head: dict[str, Any], path: Path) -> None:
-    sides = " against ".join(dict.fromkeys(head["players"]))
-    won = {0: "side A won", 1: "side B won"}.get(head["winner"], "nobody won")
-    cut = ", when the time was over" if head["timeout"] else ""
-    print(f"{path.name}: {head['game']} {head['version']}, {sides}")
-    print(f"{won}{cut}, after {head['steps']:,} steps; seed {head['seed']}, {head['bytes']:,} bytes")
+    print(f"{path.name}: {head['game']} {head['version']}, {_against(head['players'])}")
+    print(
+        f"{_ended(head['winner'], head['timeout'])}, after {head['steps']:,} steps; seed {head['seed']}, {head['bytes']:,} bytes"
+    )
+
+
+def _against(seats: Sequence[str]) -> str:
+    """Who played whom, of the names of all places in order: half of them are a side."""
+    half = len(seats) // 2
+    sides = (seats[:half], seats[half:]) if half and len(seats) % 2 == 0 else (seats,)
+    return " against ".join(", ".join(dict.fromkeys(side)) for side in sides)
+
+
+def _ended(winner: int, cut: bool) -> str:
+    """How a match ended; one that ran out of time is nobody's win, whoever was ahead."""
+    if cut:
+        ahead = f"side {'AB'[winner]} was ahead" if winner in (0, 1) else "nobody was ahead"
+        return f"nobody won: the time was over ({ahead})"
+    return f"side {'AB'[winner]} won" if winner in (0, 1) else "nobody won"
 
 
 def _check_sides(game: str) -> None:
@@ -282,7 +297,7 @@ def _or_bot(error: NotFound, players: tuple[str, str], game: str) -> NotFound:
 def _list_replays(settings: Settings, as_json: bool) -> None:
     from cerulea.cli.reach import day, show
     from cerulea.core.clock import iso
-    from cerulea.flows.replays import Kept, list_replays
+    from cerulea.flows.replays import list_replays
 
     found = list_replays(settings)
     if as_json:
@@ -292,19 +307,15 @@ def _list_replays(settings: Settings, as_json: bool) -> None:
             put({**head, **end, "kept_at": iso(one.kept_at), "path": str(one.path)})
         return
 
-    def ended(one: Kept) -> str:
-        won = f"side {'AB'[one.winner]} won" if one.winner in (0, 1) else "nobody won"
-        return f"{won}, time over" if one.cut else won
-
     show(
         found,
         False,
         {
             "replay": lambda one: one.id,
             "game": lambda one: f"{one.game} {one.version}",
-            "players": lambda one: " against ".join(dict.fromkeys(one.seats)),
+            "players": lambda one: _against(one.seats),
             "kept": lambda one: day(iso(one.kept_at)),
-            "ended": ended,
+            "ended": lambda one: _ended(one.winner, one.cut),
         },
         "No replays are kept here. Play some: cerulea match bot:random bot:random --game connect-four",
     )
@@ -328,3 +339,5 @@ def _show_ratings(found: list[Rating], as_json: bool, game: str) -> None:
     for one in found:
         table.add_row(one.player, f"{one.rating:.1f}", f"{one.low:.1f} to {one.high:.1f}", f"{one.games:,}")
     Console().print(table)
+    if all(one.player != "bot:random" for one in found):
+        print(f"Nobody here played bot:random, from which points count: cerulea match A bot:random --game {game}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import pytest
 
 from cerulea.core.settings import read_settings
 from cerulea.flows.platform import open_platform
+from cerulea.flows.replays import find_replay
 from cerulea.ledger.audit import audit
 from cerulea.train.record import read_metrics
 from tests.running import Up, kill
@@ -68,6 +73,22 @@ def same(up: Up, job: str, undisturbed: dict[str, Any]) -> None:
     assert up.job(job)["cost"] == undisturbed["cost"]
     with open_platform(read_settings({}, home=up.home)) as platform:
         assert audit(platform.database).problems == []
+
+
+def test_the_script_of_the_docs_plays_a_match(tmp_path: Path):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "games.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(import json.*?)```", text, flags=re.DOTALL)
+    with Up(tmp_path / "home", workers=0) as up:
+        script = script.replace("127.0.0.1:7777", up.url.removeprefix("http://"))
+        environment = {**os.environ, "CERULEA_KEY": up.key}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+        )
+
+        assert done.returncode == 0, done.stderr
+        replay = done.stdout.removeprefix("replay: ").strip()
+        kept = find_replay(read_settings({}, home=up.home), replay)
+        assert kept.game == "connect-four" and kept.winner in (-1, 0, 1)
 
 
 def test_the_worker_of_a_run_is_killed(tmp_path: Path, undisturbed: dict[str, Any]):
