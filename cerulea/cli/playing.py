@@ -247,9 +247,8 @@ COMMANDS = (games, match, ladder, rate, replay, surgery)
 
 def _show_head(head: dict[str, Any], path: Path) -> None:
     print(f"{path.name}: {head['game']} {head['version']}, {_against(head['players'])}")
-    print(
-        f"{_ended(head['winner'], head['timeout'])}, after {head['steps']:,} steps; seed {head['seed']}, {head['bytes']:,} bytes"
-    )
+    how = _ended(head["winner"], head["timeout"])
+    print(f"{how}, after {head['steps']:,} steps; seed {head['seed']}, {head['bytes']:,} bytes")
 
 
 def _against(seats: Sequence[str]) -> str:
