@@ -141,6 +141,8 @@ def evaluate(
     from cerulea.flows.model_folders import find_model
     from cerulea.flows.show import evaluate_files, evaluate_suite
 
+    if exploit and (suite or data):
+        raise CommandInvalid("--exploit is for agents that play, which need no data.", fix="Leave --data and --suite out.")
     if suite:
         with platform_of(context, home) as platform:
             tasks = evaluate_suite(platform, model, suite, data or [], limit=limit, stride=stride)

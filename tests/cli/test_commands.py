@@ -204,6 +204,7 @@ def test_help_is_no_failure(cerulea: Cerulea):
         (["train", "tiny", "--processes", "0"], 2, "--processes is 0"),
         (["sample", "none"], 2, "There is no model 'none'"),
         (["eval", "none"], 2, "There is no model 'none'"),
+        (["eval", "none", "--exploit", "--data", "x.txt"], 2, "--exploit is for agents that play"),
         (["show", "none"], 2, "There is no model 'none'"),
         (["import", "none", "--name", "x"], 2, "There is no model in none"),
         (["export", "none", "out"], 2, "There is no model 'none'"),
