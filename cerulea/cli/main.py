@@ -142,7 +142,7 @@ def evaluate(
     from cerulea.flows.show import evaluate_files, evaluate_suite
 
     if exploit and (suite or data):
-        raise CommandInvalid("--exploit is for agents that play, which need no data.", fix="Leave --data and --suite out.")
+        raise CommandInvalid("--exploit is for agents that play; they read no texts.", fix="Leave out --data, --suite.")
     if suite:
         with platform_of(context, home) as platform:
             tasks = evaluate_suite(platform, model, suite, data or [], limit=limit, stride=stride)
