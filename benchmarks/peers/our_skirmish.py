@@ -15,7 +15,6 @@ import json
 import sys
 import tempfile
 import time
-import tomllib
 from pathlib import Path
 
 import torch
@@ -24,19 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from cerulea.core.values import PlayProgress
 from cerulea.games.catalog import make_game
 from cerulea.games.match import BotPlayer, play_series
-from cerulea.nn.policy import Policy
 from cerulea.train.agent import Agent
 from cerulea.train.parallel import Team
 from cerulea.train.players import AgentPlayer
-from cerulea.train.recipe import recipe_from
+from cerulea.train.play_recipe import PlayRecipe
+from cerulea.train.recipe import read_recipe
 from cerulea.train.selfplay import Run
 
 
 def share_won(run: Run, opponent: str, n: int) -> float:
     """What the policy as it is wins from the fountains."""
-    policy = Policy(run.shape)
-    policy.load_state_dict(run.policy.state_dict())
-    agent = Agent(policy.eval(), run.game.schema, run.game.name, run.game.version, {})
+    agent = Agent(run.policy, run.game.schema, run.game.name, run.game.version, {})
     name = run.recipe.game.name
     player, other = AgentPlayer(agent), BotPlayer(opponent)
     series, _ = play_series(lambda m: make_game(name, m), player, other, names=("ours", opponent), n=n, seed=10_000)
@@ -46,8 +43,8 @@ def share_won(run: Run, opponent: str, n: int) -> float:
 def main() -> None:
     """Train until it wins so much, or the time is up."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", default="recipes/rift-skirmish.toml")
-    parser.add_argument("--set", action="append", default=[], metavar="PART.KEY=JSON")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/rift-skirmish.toml"))
+    parser.add_argument("--set", action="append", default=[], metavar="PART.KEY=VALUE")
     parser.add_argument("--decisions", type=float, default=8e6, help="at most; they end the schedules too")
     parser.add_argument("--every", type=float, default=60.0, help="training seconds between evaluations")
     parser.add_argument("--until", type=float, default=0.6)
@@ -56,13 +53,9 @@ def main() -> None:
     words = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    values = tomllib.loads(Path(words.recipe).read_text(encoding="utf-8"))
-    for each in words.set:
-        where, _, value = each.partition("=")
-        part, _, key = where.partition(".")
-        values.setdefault(part, {})[key] = json.loads(value)
-    values["train"] |= {"minutes": 0, "agent_steps": int(words.decisions)}
-    recipe = recipe_from(values)
+    ends = ["train.minutes=0", f"train.agent_steps={int(words.decisions)}"]
+    recipe = read_recipe(words.recipe, changes=[*words.set, *ends])
+    assert isinstance(recipe, PlayRecipe)
     game = make_game(recipe.game.name, recipe.game.matches, **recipe.game.options)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(recipe, [game], Path(folder), Team(), time.monotonic(), 0)

@@ -15,9 +15,9 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Request, Response
 
-from cerulea.api.asking import Needs
+from cerulea.api.asking import Needs, key_header
 from cerulea.api.openai_answers import usage_of
 from cerulea.api.openai_errors import About, body_of
 from cerulea.api.openai_schema import Sampling
@@ -26,7 +26,6 @@ from cerulea.core.errors import Invalid
 from cerulea.flows.ask import Piece, Text
 from cerulea.flows.attach import Claim, Kept, attach
 from cerulea.flows.complete import Completion
-from cerulea.flows.once import LONGEST_KEY
 from cerulea.flows.serving import Gateway
 from cerulea.flows.texts import collect
 from cerulea.people import Caller
@@ -96,12 +95,7 @@ async def _once(
     request: Request,
     idempotency_key: Annotated[
         str | None,
-        Header(
-            alias="Idempotency-Key",
-            max_length=LONGEST_KEY,
-            pattern=r"^[!-~]+$",
-            description="A repeat with the same key waits for the first answer, or gets it again, and is not charged.",
-        ),
+        key_header("A repeat with the same key waits for the first answer, or gets it again, and is not charged."),
     ] = None,
 ) -> Once:
     return Once(request, idempotency_key, await request.body())

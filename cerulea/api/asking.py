@@ -151,15 +151,19 @@ class Write:
         return hashlib.sha256(f"{url.path}?{url.query}\n{body}".encode("utf-8", "replace")).hexdigest()
 
 
+def key_header(what: str, *, examples: list[str] | None = None) -> Any:
+    """The header of a write's key, and what a repeat with the same key does there."""
+    return Header(
+        alias="Idempotency-Key", max_length=LONGEST_KEY, pattern=r"^[!-~]+$", description=what, examples=examples
+    )
+
+
 async def _write(
     request: Request,
     idempotency_key: Annotated[
         str | None,
-        Header(
-            alias="Idempotency-Key",
-            max_length=LONGEST_KEY,
-            pattern=r"^[!-~]+$",
-            description="A repeat with the same key gets the first answer, refusals too, and does nothing.",
+        key_header(
+            "A repeat with the same key gets the first answer, refusals too, and does nothing.",
             examples=["3f2f6a1c-6d1e-4b7e-9a0c-2f1f6a7d8e90"],
         ),
     ] = None,

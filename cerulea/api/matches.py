@@ -13,18 +13,17 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Depends, Path, Query, Request, WebSocket, WebSocketDisconnect
 from starlette.requests import HTTPConnection
 
 from cerulea.api import match_schema as schema
-from cerulea.api.asking import Needs, Opened, caller_of
+from cerulea.api.asking import Needs, Opened, caller_of, key_header
 from cerulea.api.schema import NAME
 from cerulea.core.clock import new_id
 from cerulea.core.errors import CeruleaError
 from cerulea.core.files import json_line
 from cerulea.flows.feeds import Feed
 from cerulea.flows.fog import fogged
-from cerulea.flows.once import LONGEST_KEY
 from cerulea.flows.play import Matches
 from cerulea.flows.replays import find_replay, list_replays
 from cerulea.games.catalog import GAMES
@@ -40,14 +39,9 @@ MatchId = Annotated[str, Path(pattern=NAME, description="A match's id.", example
 ReplayId = Annotated[str, Path(pattern=NAME, description="A replay's id.", examples=["match-7f3a91c2d0b4"])]
 
 
-def _key(what: str) -> Any:
-    """The header of a write's key, and what it does there."""
-    return Header(alias="Idempotency-Key", max_length=LONGEST_KEY, pattern=r"^[!-~]+$", description=what)
-
-
-Key = Annotated[str | None, _key("A repeat with the same key gets the match that the first one began.")]
+Key = Annotated[str | None, key_header("A repeat with the same key gets the match that the first one began.")]
 StopKey = Annotated[
-    str | None, _key("Taken as by every write; a match that has ended stays as it is, whatever the key.")
+    str | None, key_header("Taken as by every write; a match that has ended stays as it is, whatever the key.")
 ]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from cerulea.core.clock import new_id
 from cerulea.core.errors import Invalid
+from cerulea.core.files import sha256_file
 from cerulea.core.seeds import mixed
 from cerulea.core.settings import Settings
 from cerulea.flows.model_folders import Model, check_plays, find_model, list_models
@@ -79,8 +80,7 @@ def player_name(model: Model) -> str:
     """
     if model.registered:
         return model.label
-    digest = hashlib.sha256((model.folder / "model.safetensors").read_bytes()).hexdigest()
-    return f"{model.folder.name}#{digest[:8]}"
+    return f"{model.folder.name}#{sha256_file(model.folder / 'model.safetensors')[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
