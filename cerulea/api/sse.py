@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from cerulea.flows.complete import Completion
 
 BEAT_S = 15.0  # between comments
+BEAT = b": still here\n\n"
 DONE = "data: [DONE]\n\n"
 
 
@@ -30,6 +31,7 @@ class EventStream(Response):
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self.completion, self.events = completion, events
+        self._told = False  # since the last beat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until either side ends."""
@@ -48,19 +50,22 @@ class EventStream(Response):
 
     async def _tell(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        coming = asyncio.ensure_future(anext(self.events, None))
+        beating = asyncio.create_task(self._beat(send))
         try:
-            while True:
-                done, _ = await asyncio.wait({coming}, timeout=BEAT_S)
-                text = coming.result() if done else ": still here\n\n"
-                if text is None:
-                    break
+            async for text in self.events:
+                self._told = True
                 await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-                if done:
-                    coming = asyncio.ensure_future(anext(self.events, None))
         finally:
-            coming.cancel()
+            beating.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _beat(self, send: Send) -> None:
+        """Say that the line is open where nothing was told for long."""
+        while True:
+            self._told = False
+            await asyncio.sleep(BEAT_S)
+            if not self._told:
+                await send({"type": "http.response.body", "body": BEAT, "more_body": True})
 
 
 async def hung_up(receive: Receive) -> None:

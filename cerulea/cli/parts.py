@@ -100,7 +100,6 @@ def serve(settings: Settings, host: str, port: int) -> None:
     heap.keep_small()
     with open_platform(settings) as platform:
         gateway = gateway_of(platform)
-        # h11 ends a request whose head has more than 64 KiB; httptools, where it is installed, would keep all of it.
         app = create_app(platform, gateway=gateway)
         door = door_of(app)
         config = uvicorn.Config(app, host=host, port=port, http=door, ws=_websockets(), **QUIET)

@@ -22,6 +22,7 @@ from cerulea.serve.kernels import compiled_step
 from cerulea.serve.kv import SlotKV
 from cerulea.serve.linear import Format, quantised
 from cerulea.serve.phases import FIELDS, LANES, PANEL, TILE, Batch, Model, Sizes
+from cerulea.serve.turns import STRIDE
 
 ACTIVATIONS = {"gelu_tanh": phases.GELU, "swiglu": phases.SWIGLU, "relu2": phases.RELU2}
 STORED: dict[Format, type[np.generic]] = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
@@ -219,8 +220,9 @@ class FusedDecoder:
             "inner": shape.hidden,
         }
         memory = {name: self._rows(name, M, _padded(columns)) for name, columns in sizes.items()}
-        threads = int(config.NUMBA_NUM_THREADS)
-        set_num_threads(min(self.threads, threads))  # Numba keeps it for each thread that calls
+        threads = min(self.threads, int(config.NUMBA_NUM_THREADS))
+        set_num_threads(threads)  # Numba keeps it for each thread that calls
+        plan = phases.phases_of(self.sizes, M, wanted_N.size)
         batch = Batch(
             token=token_N,
             place=place_N,
@@ -231,9 +233,10 @@ class FusedDecoder:
             scale=self._rows("scale", M + TILE, 1).reshape(-1),
             partial=self._rows("partial", threads, 2 * TILE * PANEL),
             scores=self._rows("scores", threads, self.kv.max_len),
+            turns=np.zeros(len(plan) * STRIDE, np.int64),
             **memory,
         )
-        self._step(phases.phases_of(self.sizes, M, wanted_N.size), self.model, self.sizes, batch)
+        self._step(plan, self.model, self.sizes, batch)
         return batch
 
     def _rows(self, name: str, rows: int, columns: int, dtype: type[np.generic] = np.float32) -> np.ndarray:

@@ -69,6 +69,7 @@ from cerulea.serve.phases import (
 )
 from cerulea.serve.scalars import FAST, bf16, exp, int16, keep, kept, silu, tanh
 from cerulea.serve.tiles import as_word, bits_of, blend, dots, tile, total
+from cerulea.serve.turns import await_all, finished, take
 
 
 @njit
@@ -379,10 +380,26 @@ def _work(op, layer, i, model, sizes, batch):
         _embed(i, model, sizes, batch)
 
 
+@njit
+def _share(phases, model, sizes, batch):
+    """Take parts of one phase after the other until all are done, beside whoever else does."""
+    # Operations are read from an array, as Numba would compile everything again for each constant.
+    for n in range(phases.shape[0]):
+        op, layer, count, each = phases[n, 0], phases[n, 1], phases[n, 2], phases[n, 3]
+        first = take(batch.turns, n, each)
+        while first < count:
+            last = min(count, first + each)
+            for i in range(first, last):
+                _work(op, layer, np.int64(i), model, sizes, batch)
+            finished(batch.turns, n, last - first)
+            first = take(batch.turns, n, each)
+        await_all(batch.turns, n, count)
+
+
 @njit(parallel=True)
-def _phase(op, layer, count, model, sizes, batch):
-    for i in prange(count):
-        _work(op, layer, np.int64(i), model, sizes, batch)
+def _together(phases, model, sizes, batch):
+    for _ in prange(batch.partial.shape[0]):  # as many as there are threads
+        _share(phases, model, sizes, batch)
 
 
 @cache
@@ -398,14 +415,7 @@ def compiled_step() -> Callable[[np.ndarray, Model, Sizes, Batch], None]:
     @njit(nogil=True, cache=True)
     def step(phases, model, sizes, batch):
         assert sources
-        # Operations are read from an array, as Numba would compile everything again for each constant.
-        for n in range(phases.shape[0]):
-            op, layer, count = phases[n, 0], phases[n, 1], phases[n, 2]
-            if phases[n, 3]:
-                for i in range(count):
-                    _work(op, layer, i, model, sizes, batch)
-            else:
-                _phase(op, layer, count, model, sizes, batch)
+        _together(phases, model, sizes, batch)
 
     return step  # type: ignore[no-any-return]
 
@@ -413,5 +423,5 @@ def compiled_step() -> Callable[[np.ndarray, Model, Sizes, Batch], None]:
 def digest_of_sources() -> int:
     """A number that changes with the text of the modules that are compiled."""
     here = Path(__file__).parent
-    text = b"".join((here / f"{name}.py").read_bytes() for name in ("kernels", "scalars", "tiles", "phases"))
+    text = b"".join((here / f"{name}.py").read_bytes() for name in ("kernels", "scalars", "tiles", "turns", "phases"))
     return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")

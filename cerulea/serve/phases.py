@@ -16,7 +16,7 @@ PANEL = 32  # output channels of a tile
 LANES = 16  # channels that one instruction computes
 TILE = 8  # tokens that a panel is multiplied with at once
 BLOCK = 512  # int8 products that are summed as integers: 512 * 127 * 32767 < 2^31
-SERIAL_BELOW = 16  # so few tokens are normed faster by one thread than a second one wakes up
+HEAD_PANELS = 8  # that a thread takes at a time: there are many
 
 # Columns of Model.places, a row for each layer: offsets in weights, tables or floats; -1 is absent.
 QKV, OUT, UP, DOWN, QKV_BIAS, OUT_BIAS, UP_BIAS, DOWN_BIAS = range(8)
@@ -85,30 +85,31 @@ class Batch(NamedTuple):
     scale: np.ndarray  # float32 (M,), of packed int16 activations
     partial: np.ndarray  # float32 (threads, 2 * TILE * PANEL)
     scores: np.ndarray  # float32 (threads, S)
+    turns: np.ndarray  # int64 (P * STRIDE,), zero: who takes which part (`turns`)
 
 
 def phases_of(sizes: Sizes, tokens: int, wanted: int) -> np.ndarray:
-    """The phases of a step."""
-    parts, alone = -(-tokens // TILE), int(tokens < SERIAL_BELOW)
+    """The phases of a step, int64 (P, 4): operation, layer, parts, and how many of them a thread takes at a time."""
+    parts = -(-tokens // TILE)
     qkv = -(-(sizes.heads + 2 * sizes.groups) * sizes.size // PANEL)
     width = -(-sizes.width // PANEL)
     up = -(-sizes.hidden // (PANEL // 2 if sizes.activation == SWIGLU else PANEL))
-    rows = [(EMBED, 0, tokens, alone)]
+    rows = [(EMBED, 0, tokens, 1)]
     for layer in range(sizes.layers):
         rows += [
-            (NORM_A, layer, parts, alone),
-            (MATRIX_QKV, layer, qkv, 0),
-            (ROTATE, layer, tokens, alone),
-            (ATTEND, layer, tokens * sizes.groups, 0),
-            (PACK_A, layer, parts, alone),
-            (MATRIX_OUT, layer, width, 0),
-            (NORM_B, layer, parts, alone),
-            (MATRIX_UP, layer, up, 0),
-            (PACK_B, layer, parts, alone),
-            (MATRIX_DOWN, layer, width, 0),
+            (NORM_A, layer, parts, 1),
+            (MATRIX_QKV, layer, qkv, 1),
+            (ROTATE, layer, tokens, 1),
+            (ATTEND, layer, tokens * sizes.groups, 1),
+            (PACK_A, layer, parts, 1),
+            (MATRIX_OUT, layer, width, 1),
+            (NORM_B, layer, parts, 1),
+            (MATRIX_UP, layer, up, 1),
+            (PACK_B, layer, parts, 1),
+            (MATRIX_DOWN, layer, width, 1),
         ]
-    rows.append((FINAL, sizes.layers, parts, alone))
+    rows.append((FINAL, sizes.layers, parts, 1))
     if wanted:
-        rows.append((PACK_HEAD, sizes.layers, -(-wanted // TILE), alone))
-        rows.append((MATRIX_HEAD, sizes.layers, -(-sizes.vocab // PANEL), 0))
+        rows.append((PACK_HEAD, sizes.layers, -(-wanted // TILE), 1))
+        rows.append((MATRIX_HEAD, sizes.layers, -(-sizes.vocab // PANEL), HEAD_PANELS))
     return np.array(rows, np.int64)

@@ -206,3 +206,17 @@ def test_a_request_in_pieces_and_two_at_once_are_answered_in_their_order(place: 
     assert pieces.answer()[0] == 200
     counts = [json.loads(pair.answer()[2])["usage"]["completion_tokens"] for _ in range(2)]
     assert counts == [1, 2]
+
+
+def test_a_head_that_does_not_end_is_not_kept(place: Place):
+    line, other = place.line(), place.line()
+    line.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Long: ")
+    for _ in range(5):
+        line.send(b"a" * 20_000)
+    other.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 40_000 + b"\r\n\r\n")
+
+    status, headers, body = line.answer()
+
+    assert status == 400 and b"more than 65536 bytes" in body and headers["connection"] == "close"
+    assert line.file.read() == b""
+    assert other.answer()[0] == 200
