@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import torch
+
 from cerulea.core.errors import Invalid
 from cerulea.nn.precision import faster_precision, pick_device, set_threads
 from cerulea.nn.weights import load_decoder
@@ -46,6 +48,9 @@ def make_engine(options: Options) -> tuple[Steps, dict[str, Any]]:
     runner = DecoderRunner(decoder, rows=rows, max_len=options.max_len, weights=cast(Format, weights), device=device)
     runner.run([Chunk(0, 0, (0,))])  # whatever is made at the first step is made before anybody waits for it
     runner.release(0)
+    if runner.fused is not None:
+        # What is left for torch is picking tokens, a millisecond: a second pool's threads would wait for the first's.
+        torch.set_num_threads(1)
     engine = Engine(
         runner,
         SamplerPicker(load_tokenizer(folder), runner.vocab),
