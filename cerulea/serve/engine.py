@@ -290,7 +290,7 @@ class Engine:
             else:
                 deltas.append(self._end(one, "length"))
         if picks:
-            picked = self.picker.pick(logits_NV[rows], picks)
+            picked = self.picker.pick(logits_NV if len(rows) == len(logits_NV) else logits_NV[rows], picks)
             deltas += [self._commit(one, token) for one, token in zip(picks, picked, strict=True)]
         for one, n in plan:
             if n > 1 and one.row >= 0 and one.request.share_prefix:

@@ -410,7 +410,7 @@ def compiled_step() -> Callable[[np.ndarray, Model, Sizes, Batch], None]:
     folder where that cannot be written, or where NUMBA_CACHE_DIR says.
     """
     # Numba asks for the time of this file alone; the digest makes it compile again when the others changed.
-    sources = digest_of_sources()
+    sources = digest_of_sources("kernels", "scalars", "tiles", "turns", "phases")
 
     @njit(nogil=True, cache=True)
     def step(phases, model, sizes, batch):
@@ -420,8 +420,8 @@ def compiled_step() -> Callable[[np.ndarray, Model, Sizes, Batch], None]:
     return step  # type: ignore[no-any-return]
 
 
-def digest_of_sources() -> int:
-    """A number that changes with the text of the modules that are compiled."""
+def digest_of_sources(*names: str) -> int:
+    """A number that changes with the text of these modules, which are compiled together."""
     here = Path(__file__).parent
-    text = b"".join((here / f"{name}.py").read_bytes() for name in ("kernels", "scalars", "tiles", "turns", "phases"))
+    text = b"".join((here / f"{name}.py").read_bytes() for name in names)
     return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")

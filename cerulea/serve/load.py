@@ -20,7 +20,9 @@ from cerulea.serve.linear import Format
 from cerulea.serve.picker import SamplerPicker
 from cerulea.serve.plan import Chunk
 from cerulea.serve.process import Options, Steps
+from cerulea.serve.request import SamplingParams
 from cerulea.serve.runner import DecoderRunner
+from cerulea.serve.sampler import Row, pick
 from cerulea.serve.scheduler import SPARE_ROWS
 from cerulea.serve.vllm_engine import VllmEngine
 from cerulea.text.tokenizer import load_tokenizer
@@ -46,8 +48,10 @@ def make_engine(options: Options) -> tuple[Steps, dict[str, Any]]:
         raise Invalid(f"There is no format {weights!r} of weights.", fix=f"Use {', '.join(get_args(Format))}.")
     rows = options.most_running + options.spare_rows + options.cached_rows
     runner = DecoderRunner(decoder, rows=rows, max_len=options.max_len, weights=cast(Format, weights), device=device)
-    runner.run([Chunk(0, 0, (0,))])  # whatever is made at the first step is made before anybody waits for it
+    # Whatever is made at the first step is made before anybody waits for it.
+    runner.run([Chunk(0, 0, (0,))])
     runner.release(0)
+    pick(torch.zeros(1, runner.vocab), [Row(SamplingParams(temperature=1.0))])
     if runner.fused is not None:
         # What is left for torch is picking tokens, a millisecond: a second pool's threads would wait for the first's.
         torch.set_num_threads(1)

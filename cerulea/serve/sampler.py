@@ -17,7 +17,9 @@ masses, and then a token in it; the product of the two shares is the token's own
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -214,7 +216,10 @@ def _drawn(kind: str, logits_GV: Tensor, most_G: Tensor, group: Sequence[Row]) -
     """token_G: one draw per row; any token where the largest logit, most_G, is not finite."""
     rows, vocab = logits_GV.shape
     filters = [_Filters(row.sampling, vocab) for row in group]
+    keys = [mixed(row.sampling.seed, row.sampling.choice, row.position) for row in group]
     heat_G = logits_GV.new_tensor([max(row.sampling.temperature, COLDEST) for row in group])
+    if kind == "free" and logits_GV.device.type == "cpu" and (compiled := _compiled()) is not None:
+        return compiled(logits_GV, most_G, heat_G, [one.least for one in filters], keys)
     work_GP = logits_GV.new_empty(rows, -(-vocab // BLOCK) * BLOCK)  # whole blocks, ended with tokens never drawn
     torch.sub(logits_GV, most_G[:, None], out=work_GP[:, :vocab])
     work_GP[:, :vocab] /= heat_G[:, None]  # the likeliest is 0 now
@@ -222,7 +227,6 @@ def _drawn(kind: str, logits_GV: Tensor, most_G: Tensor, group: Sequence[Row]) -
     finite_G = most_G.isfinite()
     if not finite_G.all():
         work_GP.masked_fill_(~finite_G[:, None], 0.0)
-    keys = [mixed(row.sampling.seed, row.sampling.choice, row.position) for row in group]
     key_G = torch.tensor([k - (1 << 64) if k >> 63 else k for k in keys], device=logits_GV.device)
     if kind == "window":
         return _from_window(work_GP, min(WINDOW, vocab), filters, key_G)
@@ -234,6 +238,29 @@ def _drawn(kind: str, logits_GV: Tensor, most_G: Tensor, group: Sequence[Row]) -
     if any(one.least > -math.inf for one in filters):
         work_GP.masked_fill_(work_GP < least_G[:, None], -torch.inf)
     return _from_blocks(work_GP, least_G, _masses(work_GP), key_G)
+
+
+@cache
+def _compiled() -> Callable[[Tensor, Tensor, Tensor, list[float], list[int]], Tensor] | None:
+    """A draw of the whole vocabulary in one call, where Numba is installed: the many small steps of torch cost more."""
+    if find_spec("numba") is None:
+        return None
+    from cerulea.serve.draw import compiled_draw
+
+    draw = compiled_draw()
+
+    def drawn(logits_GV: Tensor, most_G: Tensor, heat_G: Tensor, least: list[float], keys: list[int]) -> Tensor:
+        rows, vocab = logits_GV.shape
+        if logits_GV.stride(1) != 1:
+            logits_GV = logits_GV.contiguous()
+        stride = logits_GV.stride(0)
+        flat = logits_GV.as_strided(((rows - 1) * stride + vocab,), (1,)).numpy()
+        token_G = torch.empty(rows, dtype=torch.int64)
+        floats = most_G.numpy(), heat_G.numpy(), np.array(least, np.float32)
+        draw(flat, stride, vocab, *floats, np.array(keys, np.uint64), BLOCK, token_G.numpy())
+        return token_G
+
+    return drawn
 
 
 def _wide(work_GP: Tensor) -> bool:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cerulea.serve import sampler
 from cerulea.serve.request import SamplingParams
 from cerulea.serve.sampler import NothingToPick, Row, pick, prompt_logprobs
 
@@ -343,3 +344,28 @@ def test_penalties_count_as_tokens_come():
         assert token == reference(logits_V.astype(np.float32), row, written, list(range(90))).argmax()
         row.wrote(token)
         written.append(token)
+
+
+@pytest.mark.parametrize("more", [{}, {"min_p": 0.05}, {"temperature": 0.3}, {"temperature": 0.0001}])
+def test_one_call_picks_what_torch_picks_step_by_step(monkeypatch: pytest.MonkeyPatch, more: dict[str, float]):
+    """Two sums of exponentials differ in their last bits; that moves a pick where two noisy logits are equal so far."""
+    pytest.importorskip("numba")
+    logits_BV = torch.randn(400, 2061, generator=torch.Generator().manual_seed(3)) * 4
+    logits_BV[:, 7] = -torch.inf
+    logits_BV[5] = torch.nan
+    padded_BV = torch.zeros(400, 2080)
+    padded_BV[:, :2061] = logits_BV
+    rows = [Row(SamplingParams(**{"temperature": 1.0, "seed": seed, **more})) for seed in range(400)]
+    kept = [b for b in range(400) if b != 5]
+
+    with pytest.raises(NothingToPick) as compiled:
+        pick(padded_BV[:, :2061], rows)
+    ours = [one.token for one in pick(padded_BV[kept, :2061], [rows[b] for b in kept])]
+    strided = [one.token for one in pick(padded_BV[6:, :2061], rows[6:])]
+    monkeypatch.setattr(sampler, "_compiled", lambda: None)
+    theirs = [one.token for one in pick(logits_BV[kept], [rows[b] for b in kept])]
+
+    assert compiled.value.rows == (5,)
+    assert ours[5:] == strided
+    assert sum(a != b for a, b in zip(ours, theirs, strict=True)) <= 1
+    assert len(set(ours)) > 100 and 7 not in ours
