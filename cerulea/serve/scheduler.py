@@ -8,7 +8,8 @@ Policy:  running sequences go first, a token each, so that no stream stands stil
          make it wait for one of its sequences to end; the last part of its prompt is read in a step of its own, so
          that its first token does not wait for theirs.
 Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
-         times what the running sequences alone would take, by measured costs. Those who write stand still for at most
+         times what it takes once all who run write, by measured costs: while many begin at once and few write, more is
+         read. Those who write stand still for at most
          `STILL` of their steps, never in two steps that follow one another, and the next step reads less for it: so no
          stream has a gap of more than 1 + `STILL` of those that it has when all who run write.
 Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tokens (`sampler`).
@@ -76,12 +77,19 @@ class Costs:
         nearest = min(self.writing_ms, key=lambda known: abs(known - writing))
         return self.writing_ms[nearest]
 
-    def chunk(self, writing: int, still_ms: float = 0.0) -> int:
-        """How many prompt tokens a step may read, after one in which those who write stood still for so long."""
+    def chunk(self, writing: int, running: int, still_ms: float = 0.0) -> int:
+        """How many prompt tokens a step may read.
+
+        Args:
+            writing, running: sequences that write, and all that run: those who read now write soon, and a step may
+                take as long as one of theirs.
+            still_ms: how long those who write stood still in the step before.
+        """
         if not writing:
             return MOST_CHUNK
-        usual_ms = self.of_writing(writing)
-        spare_ms = min((STRETCH - 1) * usual_ms, STILL * usual_ms - still_ms)
+        usual_ms = self.of_writing(running)
+        most_ms = min(STRETCH * usual_ms, (1 + STILL) * usual_ms - still_ms)
+        spare_ms = most_ms - self.of_writing(writing)
         return max(LEAST_CHUNK, min(MOST_CHUNK, int(spare_ms / self.reading_ms)))
 
     def chunk_alone(self, running: int) -> int:
@@ -168,7 +176,7 @@ class Scheduler(Generic[S]):
             return firsts
         if writes and self._mixed >= MIXED:
             return writes
-        left, reads = self.costs.chunk(len(writes), self._still_ms or 0.0), []
+        left, reads = self.costs.chunk(len(writes), len(running), self._still_ms or 0.0), []
         for one in reading:
             if left <= 0:
                 break

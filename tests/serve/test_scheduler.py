@@ -127,6 +127,16 @@ def test_running_sequences_go_first_and_prompts_take_what_is_left_of_the_step():
     assert plan == [(running[0], 1), (running[2], 1), (running[3], 30), (running[1], spare - 30)]
 
 
+def test_while_many_begin_and_few_write_a_step_may_take_as_long_as_it_will_when_all_write():
+    scheduler: Scheduler = Scheduler(16)
+    scheduler.costs = Costs(writing_ms={1: 10.0, 16: 30.0}, reading_ms=0.5)
+    running = [One("sea"), *(One("sea", 100) for _ in range(15))]
+
+    plan = scheduler.plan(running)
+
+    assert sum(n for _, n in plan if n > 1) == int((STRETCH * 30 - 10) / 0.5)
+
+
 def writers_and(*more: One) -> tuple[Scheduler, list[One]]:
     """Sixteen that write, all of one team, and more; a step of theirs takes 40 ms, a prompt token 0.5."""
     scheduler: Scheduler = Scheduler(16)
@@ -173,11 +183,11 @@ def test_no_two_steps_in_which_writers_stand_still_follow_one_another():
 def test_a_prompt_that_is_too_long_is_read_beside_the_writers_but_for_its_last_part():
     long = One("sky", 180)
     scheduler, running = writers_and(long)
-    assert 180 > STILL * 40 / 0.5 > 180 - scheduler.costs.chunk(16)
+    assert 180 > STILL * 40 / 0.5 > 180 - scheduler.costs.chunk(16, 16)
 
     plan = scheduler.plan(running)
-    assert plan == [*((one, 1) for one in running[:16]), (long, scheduler.costs.chunk(16))]
-    long.to_read -= scheduler.costs.chunk(16)
+    assert plan == [*((one, 1) for one in running[:16]), (long, scheduler.costs.chunk(16, 16))]
+    long.to_read -= scheduler.costs.chunk(16, 16)
     scheduler.ran(plan, 72.0)
 
     assert scheduler.plan(running) == [(long, long.to_read)]
@@ -227,16 +237,16 @@ def test_what_has_no_lease_waits_and_keeps_its_row():
 
 def test_costs_are_measured():
     costs = Costs()
-    assert costs.chunk(0) == MOST_CHUNK
+    assert costs.chunk(0, 1) == MOST_CHUNK
     for _ in range(50):
         costs.note(8, 0, 16.0)
         costs.note(8, 32, 16.0 + 32 * 0.6)
 
     assert abs(costs.reading_ms - 0.6) < 0.01
-    assert costs.chunk(8) == int((STRETCH - 1) * 16 / costs.reading_ms)
-    assert costs.chunk(1) == costs.chunk(8)  # the nearest that was measured
+    assert costs.chunk(8, 8) == int((STRETCH - 1) * 16 / costs.reading_ms)
+    assert costs.chunk(1, 1) == costs.chunk(8, 8)  # the nearest that was measured
     costs.reading_ms = 100.0
-    assert costs.chunk(8) == LEAST_CHUNK
+    assert costs.chunk(8, 8) == LEAST_CHUNK
 
 
 def test_what_writing_takes_is_seen_also_while_prompts_are_read_without_end():
@@ -248,7 +258,7 @@ def test_what_writing_takes_is_seen_also_while_prompts_are_read_without_end():
         scheduler.ran(plan, 4 * (40.0 + 0.5 * read))
 
     assert abs(scheduler.costs.of_writing(16) - 160) < 10
-    assert scheduler.costs.chunk(16) > 40
+    assert scheduler.costs.chunk(16, 16) > 40
 
 
 def test_a_dropped_request_waits_no_more():
