@@ -8,8 +8,7 @@ Policy:  running sequences go first, a token each, so that no stream stands stil
          make it wait for one of its sequences to end; the last part of its prompt is read in a step of its own, so
          that its first token does not wait for theirs.
 Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
-         times what it takes once all who run write, by measured costs: while many begin at once and few write, more is
-         read. Those who write stand still for at most
+         times what it takes once those write who begin together, by measured costs. Those who write stand still for at most
          `STILL` of their steps, never in two steps that follow one another, and the next step reads less for it: so no
          stream has a gap of more than 1 + `STILL` of those that it has when all who run write.
 Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tokens (`sampler`).
@@ -81,13 +80,13 @@ class Costs:
         """How many prompt tokens a step may read.
 
         Args:
-            writing, running: sequences that write, and all that run: those who read now write soon, and a step may
-                take as long as one of theirs.
+            writing, running: sequences that write, and all that run: of many who read now all but one count as if they
+                wrote already, and a step may take as long as one of theirs.
             still_ms: how long those who write stood still in the step before.
         """
         if not writing:
             return MOST_CHUNK
-        usual_ms = self.of_writing(running)
+        usual_ms = self.of_writing(max(writing, running - 1))
         most_ms = min(STRETCH * usual_ms, (1 + STILL) * usual_ms - still_ms)
         spare_ms = most_ms - self.of_writing(writing)
         return max(LEAST_CHUNK, min(MOST_CHUNK, int(spare_ms / self.reading_ms)))

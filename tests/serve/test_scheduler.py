@@ -129,7 +129,7 @@ def test_running_sequences_go_first_and_prompts_take_what_is_left_of_the_step():
 
 def test_while_many_begin_and_few_write_a_step_may_take_as_long_as_it_will_when_all_write():
     scheduler: Scheduler = Scheduler(16)
-    scheduler.costs = Costs(writing_ms={1: 10.0, 16: 30.0}, reading_ms=0.5)
+    scheduler.costs = Costs(writing_ms={1: 10.0, 15: 30.0, 16: 40.0}, reading_ms=0.5)
     running = [One("sea"), *(One("sea", 100) for _ in range(15))]
 
     plan = scheduler.plan(running)
