@@ -153,8 +153,10 @@ async def _events(
     opening: Iterable[dict[str, Any]],
     with_usage: bool,
 ) -> AsyncIterator[str]:
+    begin = compact(head)[:-1]  # the same in each chunk, and written once
+
     def written(choices: Iterable[dict[str, Any]]) -> str:
-        return "".join(f"data: {compact({**head, 'choices': [choice]})}\n\n" for choice in choices)
+        return "".join(f'data: {begin},"choices":[{compact(choice)}]}}\n\n' for choice in choices)
 
     if first := written(opening):
         yield first
@@ -169,9 +171,12 @@ async def _events(
     yield DONE
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 def compact(value: Any) -> str:
     """JSON in one line."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _JSON.encode(value)
 
 
 async def _unless_hung_up(request: Request, work: Awaitable[T]) -> T | None:
