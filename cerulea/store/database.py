@@ -31,6 +31,7 @@ from cerulea.core.errors import FileTrouble, Invalid, Unreachable
 
 T = TypeVar("T")
 BATCH = 64  # functions of one group commit
+WRITER_CACHE_KB = 2048  # of a file that the system caches too; 64 MB would be a process that grows for hours
 BUSY_MS = 60_000  # how long another process's transaction is waited for
 IDLE_S = 1.0  # after which a connection to PostgreSQL is asked whether it still stands
 TRIES = 8  # of a PostgreSQL transaction that met another one
@@ -315,7 +316,7 @@ class Database:
         """Run all of a batch and commit once. The pen is held."""
         try:
             if self._writer is None:
-                self._writer, self._syncs = self.engine.connect(), self._durable
+                self._writer, self._syncs = self._open_writer(), self._durable
             writer = self._writer
             self._sync(writer, any(pending.durable for pending in batch))
             writer.exec_driver_sql("BEGIN IMMEDIATE")
@@ -341,6 +342,13 @@ class Database:
         finally:
             for pending in batch:
                 pending.done = True
+
+    def _open_writer(self) -> sqlalchemy.Connection:
+        """The connection that writes. What it read stays in its own cache for as long as nobody else writes."""
+        writer = self.engine.connect()
+        if self.dialect == "sqlite":
+            writer.exec_driver_sql(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
+        return writer
 
     def _sync(self, writer: sqlalchemy.Connection, durable: bool) -> None:
         """Whether the next commit waits for the disk."""
