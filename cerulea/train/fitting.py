@@ -9,6 +9,7 @@ import difflib
 
 from cerulea.core.errors import RecipeInvalid
 from cerulea.games.game import Game
+from cerulea.games.match import RANDOM
 from cerulea.nn.policy import PolicyShape
 from cerulea.train.play_recipe import PlayRecipe
 from cerulea.train.rollout import bytes_of
@@ -44,18 +45,18 @@ def _bytes_of_a_row(recipe: PlayRecipe, game: Game) -> int:
 
 
 def bots_of(recipe: PlayRecipe, game: Game) -> tuple[str, ...]:
-    """The scripted players that are met, weakest first, in whatever order the recipe names them.
+    """The scripted players that are met, weakest first, in whatever order the recipe names them; `random` if it does.
 
     Raises:
         RecipeInvalid: the game does not know one of them; names the nearest.
     """
-    names = tuple(recipe.opponents.names) or game.bots
+    names, known = tuple(recipe.opponents.names) or game.bots, (RANDOM, *game.bots)
     for name in names:
-        if name not in game.bots:
-            near = difflib.get_close_matches(name, game.bots, n=1)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             raise RecipeInvalid(
                 f"opponents.names has {name!r}, which {game.name} does not know.",
                 why=f"The nearest is {near[0]}." if near else "",
-                fix=f"Use some of {', '.join(game.bots)}." if game.bots else "Leave it empty.",
+                fix=f"Use some of {', '.join(known)}, or leave it empty.",
             )
-    return tuple(bot for bot in game.bots if bot in names)
+    return tuple(bot for bot in known if bot in names)

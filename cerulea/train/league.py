@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cerulea.games.game import Game
+from cerulea.games.match import RANDOM
 from cerulea.nn.policy import Policy, PolicyShape
 from cerulea.train.checkpoint import snapshot_tensors
 from cerulea.train.fitting import bots_of
@@ -42,6 +43,7 @@ class League:
         self.recipe, self.game, self.shape, self.team, self.state = recipe, game, shape, team, state
         self.device = device
         self.bots = bots_of(recipe, game)
+        self._names = (*game.bots, RANDOM)  # by the numbers that matches are played with
         self.alone = max(game.teams) == 0
         self.nets = [Policy(shape).to(device)]
         if recipe.opponents.mode == "league" and not self.alone:
@@ -72,7 +74,7 @@ class League:
         exploiters = o.exploiters if len(self.nets) > 1 else 0.0
         chosen = choose(self.pool, self.bots, shares, seed=seed, number=number, sides=sides, exploiters=exploiters)
         if chosen.kind == BOT:  # of the chosen names, to the game's own numbers
-            return Opponent(BOT, self.game.bots.index(self.bots[chosen.member]), chosen.side)
+            return Opponent(BOT, self._names.index(self.bots[chosen.member]), chosen.side)
         return chosen
 
     def past(self, opponents: list[Opponent]) -> Mapping[int, Policy]:
@@ -117,7 +119,7 @@ class League:
                 continue
             mains.append(result)
             if kind != SELF:
-                name = self.game.bots[result.opponent.member] if kind == BOT else "past"
+                name = self._names[result.opponent.member] if kind == BOT else "past"
                 self.pool.count(name, result.won)
                 other = name if kind == BOT else f"past-{result.opponent.member}"
                 # A match that was cut off is nobody's loss, as in reported ratings; in shares it is not won.

@@ -88,7 +88,8 @@ class OpponentKeys:
     always_bots: bool = key(False, "Go on against scripted players in the second half.")
     names: list[str] = key(
         [],
-        "Scripted players to meet, each more often once the next weaker one is beaten; all of the game's where empty.",
+        "Scripted players to meet, each more often once the next weaker one is beaten; all of the game's where empty. "
+        "`random` is known in every game, and met where it is named.",
     )
     snapshot_steps: int = key(10, "Take a past self every so many updates.")
     pool: int = key(64, "Most past selves that are kept.")

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cerulea.core.seeds import mixed
 from cerulea.games.game import Game, Observation, observation_buffers, tick_buffers
+from cerulea.games.match import random_actions
 from cerulea.nn import policy_fast
 from cerulea.nn.policy import Policy, masked
 from cerulea.train.opponents import BOT, PAST, SELF, Opponent
@@ -296,7 +297,7 @@ class Player:
                 r.owner[t] = self.owner_MP
                 decided = perf_counter()
                 if (self.actor_MS == SCRIPTED).any():
-                    game.script(self.bot_MP, r.action[t])
+                    self._script(t, mixed(self.seed, update, t, self.rank, 3))
                 game.step(r.action[t], self.tick)
                 self._note(t)
                 self.fresh_M[:] = False
@@ -312,6 +313,15 @@ class Player:
             self._values((r.vector[-1], r.units[-1], r.critic[-1]), r.fresh[-1], r.last)
             self.infer_s += perf_counter() - began
         return results
+
+    def _script(self, t: int, key: int) -> None:
+        """What scripted players do. The random one, whom no game has among its own, comes after the last of them."""
+        game, action, random = self.game, self.rollout.action[t], self.bot_MP == len(self.game.bots)
+        if random.any():
+            seed_M = np.uint64(key) ^ np.arange(game.matches, dtype=np.uint64)
+            action[random] = random_actions(self.rollout.look(t).mask_MPN, game.schema.heads, seed_M, t)[random]
+        if game.bots:
+            game.script(np.where(random, -1, self.bot_MP).astype(np.int8), action)
 
     def _note(self, t: int) -> None:
         r, tick = self.rollout, self.tick
