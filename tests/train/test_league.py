@@ -224,6 +224,39 @@ def test_scripted_players_wait_for_weaker_ones_however_a_recipe_names_them():
     assert bots_of(recipe, make_game("rift-duel", 1)) == ("pusher", "team")
 
 
+@pytest.mark.parametrize("game", ["connect-four", "pettingzoo:classic.connect_four_v3"])
+def test_the_random_player_is_met_where_a_recipe_names_it(tmp_path, game):
+    """It is the weakest, plays legal actions of its own, and what it does is not learned from."""
+    opponents = {"names": ["random"], "own": 0.0, "past": 0.0, "bots": 1.0, "always_bots": True}
+    recipe = recipe_of(game, 6, train={"steps": 3, "rollout": 16}, opponents=opponents)
+    rollouts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    played = make_game(game, 6)
+    assert bots_of(recipe, played) == ("random",)
+    original = Learner.learn
+
+    def spy(self, r, sides, advantage, **rest):
+        bots_MP = run.players[0].bot_MP
+        rollouts.append((r.learns.copy(), r.acting.copy(), r.action.copy(), r.mask.copy()))
+        assert (bots_MP == len(played.bots)).sum() == 6 and set(np.unique(bots_MP)) == {-1, len(played.bots)}
+        return original(self, r, sides, advantage, **rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "learn", spy)
+        run = Run(recipe, [played], tmp_path, Team(), 0.0, 0)
+        run.start(False, None, print, None, {})
+        ends = [event for event in run.updates(lambda: "") if isinstance(event, PlayProgress)]
+        run.close()
+
+    assert "random" in ends[-1].win_shares
+    scripted = Counter()
+    for learns, acting, action, mask in rollouts:
+        theirs = acting[:-1] & ~learns
+        assert theirs.sum() > 0.3 * acting[:-1].sum()
+        assert np.take_along_axis(mask[:-1][theirs], action[theirs].astype(np.int64), -1).all()
+        scripted.update(action[theirs][:, 0].tolist())
+    assert set(scripted) == set(range(7)) and max(scripted.values()) < 0.3 * sum(scripted.values())
+
+
 def test_what_nobody_answered_before_the_rollout_ended_is_not_learned_from():
     """Two players take turns; the last decision of one has no answer yet, unless its match has ended."""
     acting = np.array([[[True, False]], [[False, True]], [[True, False]], [[False, True]], [[True, False]]])
