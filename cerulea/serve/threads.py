@@ -13,10 +13,10 @@ from cerulea.core.cores import usable_threads
 def engine_environment(threads: int = 0) -> dict[str, str]:
     """Variables for an engine's process.
 
-    The compiled step has about sixty parallel parts for each token of a twelve-layer model. Threads that spin long
-    between them lose nearly everything beside a busy process (13 tokens a second instead of 91; GPT-2 124M, bf16, one
-    row); threads that wait at once lose a quarter on an idle machine (73 instead of 97 through HTTP). Spinning briefly
-    is within noise of the best on both. The compiled step does not use torch's threads.
+    A compiled step is one parallel region: its threads meet the library's barrier once, and share parts among
+    themselves in between (`turns`). Threads that wait there at once have to be woken for each token, those that spin
+    long lose nearly everything beside a busy process; spinning briefly is within noise of the best on both. The
+    compiled step does not use torch's threads.
     """
     count = str(threads or usable_threads())
     return {
