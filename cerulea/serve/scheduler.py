@@ -8,9 +8,9 @@ Policy:  running sequences go first, a token each, so that no stream stands stil
          make it wait for one of its sequences to end; the last part of its prompt is read in a step of its own, so
          that its first token does not wait for theirs.
 Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
-         times what it takes once those write who begin together, by measured costs. Those who write stand still for at most
-         `STILL` of their steps, never in two steps that follow one another, and the next step reads less for it: so no
-         stream has a gap of more than 1 + `STILL` of those that it has when all who run write.
+         times what it takes once those write who begin together, by measured costs. Those who write stand still for at
+         most `STILL` of their steps, never in two steps that follow one another, and the next step reads less for it:
+         so no stream has a gap of more than 1 + `STILL` of those that it has when all who run write.
 Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tokens (`sampler`).
 """
 
