@@ -23,19 +23,20 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cerulea.api import openai_errors, problems
 from cerulea.core.clock import new_id
 from cerulea.core.errors import QueueFull
 
 if TYPE_CHECKING:
+    import h11
     from fastapi import FastAPI
 
     from cerulea.flows.platform import Platform
     from cerulea.flows.serving import Gateway, Line
 
-LARGEST = 64 << 10  # bytes of a request that is looked at here, and of a head that is taken at all
+LARGEST = 64 << 10  # bytes of a request that is looked at here: a read of a socket brings no more at a time
 ROUTES = (b"/v1/completions", b"/v1/chat/completions", b"/v1/embeddings")
 _HEAD = re.compile(rb"POST (" + b"|".join(ROUTES) + rb") HTTP/1\.1\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,6})(?=\r\n)", re.IGNORECASE)
@@ -62,12 +63,11 @@ def door_of(app: FastAPI) -> type[asyncio.Protocol]:
             loop.call_soon(turn, loop)
             door.begin(data)
 
-    class Door(HttpToolsProtocol):
+    class Door(H11Protocol):
         """One connection."""
 
         line: Line | None = None  # in which its request is counted
         waits = 0  # pieces of it among those that enter
-        head = 0  # bytes of a request whose head has not ended; -1 while its body comes
 
         def data_received(self, data: bytes) -> None:
             """Refuse it, or count it and let it in."""
@@ -93,7 +93,7 @@ def door_of(app: FastAPI) -> type[asyncio.Protocol]:
                     return
                 turning = True
                 self.loop.call_soon(turn, self.loop)
-            self._read(data)
+            super().data_received(data)
 
         def _wait(self, data: bytes) -> None:
             self.waits += 1
@@ -103,30 +103,7 @@ def door_of(app: FastAPI) -> type[asyncio.Protocol]:
             """It is its turn."""
             self.waits -= 1
             if not self.transport.is_closing():
-                self._read(data)
-
-        def _read(self, data: bytes) -> None:
-            """Let uvicorn have it, unless a head grows without end: the parser would keep all of it."""
-            self.head += len(data) if self.head >= 0 else 0
-            if not self.transport.is_closing():
                 super().data_received(data)
-            if self.head > LARGEST and not self.transport.is_closing():
-                self.send_400_response(f"The head of a request has more than {LARGEST} bytes.")
-
-        def on_message_begin(self) -> None:
-            """Its head has begun, perhaps in the piece that ended another one."""
-            self.head = self.head or 1
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            """Its body follows."""
-            self.head = -1
-            super().on_headers_complete()
-
-        def on_message_complete(self) -> None:
-            """The next one may follow."""
-            self.head = 0
-            super().on_message_complete()
 
         def on_response_complete(self) -> None:
             """It is answered."""
@@ -145,8 +122,7 @@ def door_of(app: FastAPI) -> type[asyncio.Protocol]:
 
         def _line_of(self, data: bytes) -> tuple[Line, str, bool] | None:
             """The line of a whole request for a model that is known, on a connection where nothing else is going on."""
-            idle = self.head == 0 and (self.cycle is None or self.cycle.response_complete)
-            if gateway.draining or len(data) > LARGEST or not idle:
+            if gateway.draining or len(data) > LARGEST or not _is_idle(self.conn):
                 return None
             head, _, body = data.partition(b"\r\n\r\n")
             begins, length, key = _HEAD.match(head + b"\r\n"), _LENGTH.search(head + b"\r\n"), _KEY.search(head)
@@ -163,6 +139,12 @@ def door_of(app: FastAPI) -> type[asyncio.Protocol]:
             return None if line is None else (line, begins[1].decode(), _PROBLEM in head)
 
     return Door
+
+
+def _is_idle(connection: h11.Connection) -> bool:
+    import h11
+
+    return connection.our_state is h11.IDLE and connection.their_state is h11.IDLE and not connection.trailing_data[0]
 
 
 def _refusal(error: QueueFull, as_problem: bool, more: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from time import monotonic
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
@@ -31,7 +32,7 @@ class EventStream(Response):
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self.completion, self.events = completion, events
-        self._told = False  # since the last beat
+        self._told_at = monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until either side ends."""
@@ -53,19 +54,20 @@ class EventStream(Response):
         beating = asyncio.create_task(self._beat(send))
         try:
             async for text in self.events:
-                self._told = True
+                self._told_at = monotonic()
                 await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
         finally:
             beating.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _beat(self, send: Send) -> None:
-        """Say that the line is open where nothing was told for long."""
+        """Say that the line is open where nothing was told for BEAT_S."""
         while True:
-            self._told = False
-            await asyncio.sleep(BEAT_S)
-            if not self._told:
+            left = self._told_at + BEAT_S - monotonic()
+            if left <= 0:
+                self._told_at, left = monotonic(), BEAT_S
                 await send({"type": "http.response.body", "body": BEAT, "more_body": True})
+            await asyncio.sleep(left)
 
 
 async def hung_up(receive: Receive) -> None:

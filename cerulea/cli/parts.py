@@ -7,6 +7,7 @@ process that started them.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import json
 import signal
@@ -100,12 +101,17 @@ def serve(settings: Settings, host: str, port: int) -> None:
     heap.keep_small()
     with open_platform(settings) as platform:
         gateway = gateway_of(platform)
+        # h11 ends a request whose head has more than 64 KiB; httptools, where it is installed, would keep all of it.
         app = create_app(platform, gateway=gateway)
         door = door_of(app)
         config = uvicorn.Config(app, host=host, port=port, http=door, ws=_websockets(), **QUIET)
         config.timeout_graceful_shutdown = 3
         # `up` says early that it stops, while its workers still save and need us.
         signal.signal(signal.SIGUSR1, lambda number, frame: setattr(gateway, "draining", True))
+        # What is loaded by now stays: collections look at what came since, so that they cost little and come often, and
+        # what requests leave behind in cycles does not pile up.
+        gc.collect()
+        gc.freeze()
         Server(config).run()
         closed.set()
         platform.people.note_uses()

@@ -51,10 +51,11 @@ def make_engine(options: Options) -> tuple[Steps, dict[str, Any]]:
     # Whatever is made at the first step is made before anybody waits for it.
     runner.run([Chunk(0, 0, (0,))])
     runner.release(0)
-    pick(torch.zeros(1, runner.vocab), [Row(SamplingParams(temperature=1.0))])
     if runner.fused is not None:
-        # What is left for torch is picking tokens, a millisecond: a second pool's threads would wait for the first's.
-        torch.set_num_threads(1)
+        pick(torch.zeros(1, runner.vocab), [Row(SamplingParams(temperature=1.0))])
+        # What is left for torch is picking tokens under filters, a few milliseconds for 16 rows: on few cores threads
+        # of a second pool would wait for the first's.
+        torch.set_num_threads(max(1, torch.get_num_threads() // 4))
     engine = Engine(
         runner,
         SamplerPicker(load_tokenizer(folder), runner.vocab),

@@ -16,7 +16,7 @@ PANEL = 32  # output channels of a tile
 LANES = 16  # channels that one instruction computes
 TILE = 8  # tokens that a panel is multiplied with at once
 BLOCK = 512  # int8 products that are summed as integers: 512 * 127 * 32767 < 2^31
-HEAD_PANELS = 8  # that a thread takes at a time: there are many
+HEAD_PANELS = 8  # that a thread takes at a time, where there are many
 
 # Columns of Model.places, a row for each layer: offsets in weights, tables or floats; -1 is absent.
 QKV, OUT, UP, DOWN, QKV_BIAS, OUT_BIAS, UP_BIAS, DOWN_BIAS = range(8)
@@ -111,5 +111,6 @@ def phases_of(sizes: Sizes, tokens: int, wanted: int) -> np.ndarray:
     rows.append((FINAL, sizes.layers, parts, 1))
     if wanted:
         rows.append((PACK_HEAD, sizes.layers, -(-wanted // TILE), 1))
-        rows.append((MATRIX_HEAD, sizes.layers, -(-sizes.vocab // PANEL), HEAD_PANELS))
+        head = -(-sizes.vocab // PANEL)
+        rows.append((MATRIX_HEAD, sizes.layers, head, max(1, min(HEAD_PANELS, head // 64))))
     return np.array(rows, np.int64)

@@ -45,6 +45,11 @@ class Planned(Protocol):
         ...
 
     @property
+    def will_write(self) -> bool:
+        """Whether it writes more than the token after its prompt."""
+        ...
+
+    @property
     def may_go_on(self) -> bool:
         """Whether computing its last known token is of use: its lease allows the token after it."""
         ...
@@ -76,17 +81,17 @@ class Costs:
         nearest = min(self.writing_ms, key=lambda known: abs(known - writing))
         return self.writing_ms[nearest]
 
-    def chunk(self, writing: int, running: int, still_ms: float = 0.0) -> int:
+    def chunk(self, writing: int, soon: int, still_ms: float = 0.0) -> int:
         """How many prompt tokens a step may read.
 
         Args:
-            writing, running: sequences that write, and all that run: of many who read now all but one count as if they
-                wrote already, and a step may take as long as one of theirs.
+            writing, soon: sequences that write, and those with all who will: of many who read now all but one count as
+                if they wrote already, and a step may take as long as one of theirs.
             still_ms: how long those who write stood still in the step before.
         """
         if not writing:
             return MOST_CHUNK
-        usual_ms = self.of_writing(max(writing, running - 1))
+        usual_ms = self.of_writing(max(writing, soon - 1))
         most_ms = min(STRETCH * usual_ms, (1 + STILL) * usual_ms - still_ms)
         spare_ms = most_ms - self.of_writing(writing)
         return max(LEAST_CHUNK, min(MOST_CHUNK, int(spare_ms / self.reading_ms)))
@@ -175,7 +180,8 @@ class Scheduler(Generic[S]):
             return firsts
         if writes and self._mixed >= MIXED:
             return writes
-        left, reads = self.costs.chunk(len(writes), len(running), self._still_ms or 0.0), []
+        soon = len(writes) + sum(one.will_write for one in reading)
+        left, reads = self.costs.chunk(len(writes), soon, self._still_ms or 0.0), []
         for one in reading:
             if left <= 0:
                 break

@@ -60,6 +60,11 @@ class Tracked:
         return len(self.tokens) - len(self.request.prompt)
 
     @property
+    def will_write(self) -> bool:
+        """Whether it writes more than the token after its prompt."""
+        return not self.request.embed and self.request.sampling.max_tokens > 1
+
+    @property
     def may_go_on(self) -> bool:
         """Whether computing its last known token is of use: a token after it is leased, or none is asked for."""
         most = self.request.sampling.max_tokens

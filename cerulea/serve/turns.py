@@ -2,8 +2,10 @@
 
 In:      an int64 array of turns, all zero: two counters for each phase, parts taken and parts done.
 Out:     `take` hands out parts, `finished` counts them, `await_all` returns when a phase's parts are all done.
-Kept:    who works, works: no thread is waited for but the one that is within a part. A thread that the system holds
-         back takes fewer parts, and one that comes late, or never, finds them done by others.
+Kept:    who works, works: within a phase no thread is waited for but the one that is within a part. A thread that the
+         system holds back takes fewer parts, and one that comes late finds them done by others. (The parallel region
+         around it all waits for every thread once, at its end.)
+         A part must not raise: what it took would never be finished, and the others would wait for ever.
 Not here: what the parts are (`kernels`).
 """
 
@@ -58,11 +60,11 @@ def _pause(_: Any) -> Any:
                 builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"
             )
             builder.call(pause, [])
-        elif processor in ("aarch64", "arm64"):
-            hint = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
+        elif processor in ("aarch64", "arm64"):  # whose `yield` does nothing; this takes about as long
+            barrier = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
             builder.call(
-                cgutils.get_or_insert_function(builder.module, hint, "llvm.aarch64.hint"),
-                [ir.Constant(ir.IntType(32), 1)],
+                cgutils.get_or_insert_function(builder.module, barrier, "llvm.aarch64.isb"),
+                [ir.Constant(ir.IntType(32), 15)],
             )
         return _context.get_dummy_value()
 

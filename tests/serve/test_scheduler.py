@@ -12,6 +12,7 @@ class One:
     team: str
     to_read: int = 1
     may_go_on: bool = True
+    will_write: bool = True
 
 
 def started(scheduler: Scheduler, running: list[One], rows: int = 64) -> list[One]:
@@ -135,6 +136,9 @@ def test_while_many_begin_and_few_write_a_step_may_take_as_long_as_it_will_when_
     plan = scheduler.plan(running)
 
     assert sum(n for _, n in plan if n > 1) == int((STRETCH * 30 - 10) / 0.5)
+    for one in running[1:]:  # scores and embeddings, however many: no step of theirs will ever be a step of writers
+        one.will_write = False
+    assert sum(n for _, n in scheduler.plan(running) if n > 1) == max(LEAST_CHUNK, int((STRETCH - 1) * 10 / 0.5))
 
 
 def writers_and(*more: One) -> tuple[Scheduler, list[One]]:
