@@ -7,7 +7,6 @@ process that started them.
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib.util
 import json
 import signal
@@ -108,10 +107,6 @@ def serve(settings: Settings, host: str, port: int) -> None:
         config.timeout_graceful_shutdown = 3
         # `up` says early that it stops, while its workers still save and need us.
         signal.signal(signal.SIGUSR1, lambda number, frame: setattr(gateway, "draining", True))
-        # What is loaded by now stays: collections look at what came since, so that they cost little and come often, and
-        # what requests leave behind in cycles does not pile up.
-        gc.collect()
-        gc.freeze()
         Server(config).run()
         closed.set()
         platform.people.note_uses()
