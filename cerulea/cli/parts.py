@@ -97,7 +97,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     # The event loop gives up Python's lock at each call of a socket. With many threads at the database it would get it
     # back after 5 ms, Python's default, each time.
     sys.setswitchinterval(SWITCH_S)
-    heap.keep_small()
+    heap.keep_small(apart=heap.APART)
     with open_platform(settings) as platform:
         gateway = gateway_of(platform)
         # h11 ends a request whose head has more than 64 KiB; httptools, where it is installed, would keep all of it.

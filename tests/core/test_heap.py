@@ -41,7 +41,29 @@ print(resident_mb() - before)
 """
 
 
-@pytest.mark.skipif(heap._library() is None, reason="the C library has no malloc_trim")
+# Takes 300 times 90 KB after a larger block has been freed, and tells how many blocks more the system has lent. Holes
+# that there are in the heap are filled first.
+APART = """
+import ctypes, sys
+from cerulea.core import heap
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks".split() + list("abcdef")]
+
+library = ctypes.CDLL(None)
+library.mallinfo2.restype = Info
+heap.keep_small(apart=int(sys.argv[1]))
+large = bytearray(1 << 20)
+del large
+before = library.mallinfo2().hblks
+kept = [bytearray(90_000) for _ in range(300)]
+print(library.mallinfo2().hblks - before)
+"""
+
+needs_calls = pytest.mark.skipif(heap._library() is None, reason="the C library has no malloc_trim")
+
+
+@needs_calls
 def test_what_threads_have_freed_is_given_back():
     grown = {}
     for how in ("small", "as it is"):
@@ -50,6 +72,18 @@ def test_what_threads_have_freed_is_given_back():
         grown[how] = float(done.stdout)
 
     assert grown["small"] <= 15 < grown["as it is"]
+
+
+@needs_calls
+def test_blocks_of_some_size_are_had_from_the_system_also_after_a_larger_one():
+    lent = {}
+    for apart in (heap.APART, 0):
+        done = subprocess.run([sys.executable, "-c", APART, str(apart)], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        lent[apart] = int(done.stdout)
+
+    assert lent[heap.APART] > 200
+    assert lent[0] == 0
 
 
 def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch):
