@@ -2,9 +2,9 @@
 
     PEER/bin/python benchmarks/peers/sf_cartpole.py [--seed 1] [--serial]
 
-PEER is an environment of its own: torch==2.13.0, sample-factory==2.1.1, gymnasium==0.29.1, numpy<2. The settings are those
-of its own example (sf_examples/train_gym_env.py) with one sampling process, since there are two cores; `--serial` is all
-of it in one process with one thread. Compare with
+PEER is an environment of its own: torch==2.13.0, sample-factory==2.1.1, gymnasium==0.29.1, numpy<2. The settings are
+those of its own example (sf_examples/train_gym_env.py) with one sampling process, since there are two cores;
+`--serial` is all of it in one process with one thread. Compare with
 
     cerulea train recipes/cartpole.toml
 """
