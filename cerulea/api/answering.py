@@ -187,9 +187,10 @@ async def _unless_hung_up(request: Request, work: Awaitable[T]) -> T | None:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.wait({working, leaving})
+        leaving.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
 
 
 def _respond(kept: Kept) -> Response:

@@ -15,23 +15,22 @@ Lapsed:  a hold that nobody extends or renews for LEASE_MS is given back by the 
          anew would charge a team for what its lease had not covered any more, and may not even find it there.
 Kept with: what a caller may ask for again (`flows.attach`) is written in the transaction that charges it, so that no
          death between the two makes anybody pay twice. Where another gateway took the work over, the house pays.
-Threads: the database blocks, so the coroutines run their twins in the executor that was given to `open_bill`, or in the
-         event loop's own. Many threads are cheap here: on SQLite all who wait share one fsync.
+Threads: the database blocks, so the coroutines run their twins in the crew that was given to `open_bill`. Many threads
+         are cheap here: on SQLite all who wait share one fsync.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from cerulea.core.crew import Crew
 from cerulea.core.errors import CapReached, FundTooLow, HoldClosed, Invalid, KeyReused
 from cerulea.core.money import Nanos, Rate, cost
 from cerulea.core.values import Usage
@@ -79,7 +78,7 @@ class Bill:
         order: Order,
         *,
         lease_ms: int,
-        pool: Executor | None,
+        crew: Crew | None,
     ) -> None:
         self.platform, self.caller = platform, caller
         self.request_id, self.endpoint = order.request_id, order.endpoint
@@ -92,8 +91,9 @@ class Bill:
         self.begun_at = platform.clock.now()
         self.rates: tuple[Rate, ...] = platform.prices.token_rates(self.model, self.begun_at)
         self.hold_key = f"request/{order.request_id}"
-        self.fund, self.limit = self._payer()
-        self._lease_ms, self._pool = lease_ms, pool
+        self.fund = ""  # of the caller's team; known when it is begun
+        self.limit: KeyLimit | None = None
+        self._lease_ms, self._crew = lease_ms, crew
         self._held = False  # False where there is nothing to pay
         self._over = False
         self._lock = threading.Lock()
@@ -161,58 +161,69 @@ class Bill:
 
     # -- opening -------------------------------------------------------------------------------------
 
-    def _payer(self) -> tuple[str, KeyLimit | None]:
-        """The fund of the caller's team, and the limits of his key."""
-        with self.platform.database.read() as tx:
-            row = tx.one(
-                "SELECT t.fund, l.api_key, l.requests_per_minute, l.tokens_per_minute "
-                "FROM team t LEFT JOIN key_limit l ON l.api_key = :key WHERE t.name = :team",
-                key=self.caller.key,
-                team=self.caller.team,
-            )
-            if row is None:
-                return find_team(self.platform, self.caller, self.caller.team, tx), None  # which names the nearest
-        if row.requests_per_minute is None and row.tokens_per_minute is None:
-            return str(row.fund), None
-        return str(row.fund), KeyLimit(
-            api_key=row.api_key,
-            requests_per_minute=row.requests_per_minute,
-            tokens_per_minute=row.tokens_per_minute,
+    def _look_up_payer(self, tx: Tx) -> None:
+        """Find the fund of the caller's team, and the limits of his key."""
+        row = tx.one(
+            "SELECT t.fund, l.api_key, l.requests_per_minute, l.tokens_per_minute "
+            "FROM team t LEFT JOIN key_limit l ON l.api_key = :key WHERE t.name = :team",
+            key=self.caller.key,
+            team=self.caller.team,
         )
+        if row is None:
+            self.fund = find_team(self.platform, self.caller, self.caller.team, tx)  # which names the nearest
+            return
+        self.fund = str(row.fund)
+        if row.requests_per_minute is not None or row.tokens_per_minute is not None:
+            self.limit = KeyLimit(
+                api_key=row.api_key,
+                requests_per_minute=row.requests_per_minute,
+                tokens_per_minute=row.tokens_per_minute,
+            )
 
     def begin(self, first_tokens: int, *, strict: bool) -> None:
         """Hold the prompt and the first lease, or as much of that as there is money for, one token at least."""
+        if self.platform.database.dialect != "sqlite":  # there the hold is one statement alone; here it looks itself
+            with self.platform.database.read() as tx:
+                self._look_up_payer(tx)
         least = min(1, self.most_tokens)
         tokens, refused = max(first_tokens, least), False
-        if self.limit is not None and self.limit.tokens_per_minute is not None and not strict:
-            tokens = max(min(tokens, self.limit.tokens_per_minute - self.prompt_tokens), least)
         while True:
             try:
-                found = self._reserve(tokens)
+                found, tokens = self._reserve(tokens, strict=strict)
                 break
             except (FundTooLow, CapReached):
+                tokens = self._within_limit(tokens, strict=strict)
                 if strict or tokens <= least:
                     raise
                 fits = self._fitting(0, tokens - 1)
                 tokens, refused = max(min(fits, tokens // 2) if refused else fits, least), True
             except KeyReused:
-                found = self._reserved_before()
+                found, tokens = self._reserved_before(), self._within_limit(tokens, strict=strict)
                 break
         self._held, self.leased = self.cost(tokens) > 0, tokens
         if found is not None and found.repeated:
             self.repeated, self._over = True, not found.open
             self.leased = self._affordable(found.amount, self.most_tokens) if found.open else 0
 
-    def _reserve(self, tokens: int) -> Hold | None:
-        """Count the request and hold what it costs, both or neither; None where it costs nothing."""
-        amount, limit = self.cost(tokens), self.limit
+    def _within_limit(self, tokens: int, *, strict: bool) -> int:
+        """So many, or what the key may have in a minute beside the prompt; one at least."""
+        if strict or self.limit is None or self.limit.tokens_per_minute is None:
+            return tokens
+        return max(min(tokens, self.limit.tokens_per_minute - self.prompt_tokens), min(1, self.most_tokens))
 
-        def work(tx: Tx | None) -> Hold | None:
-            if limit is not None and tx is not None:
-                limits.take(tx, limit, self.prompt_tokens + tokens, self.platform.clock.now())
-            return self._hold(amount, tx) if amount else None
+    def _reserve(self, tokens: int, *, strict: bool) -> tuple[Hold | None, int]:
+        """Count the request and hold what it costs, both or neither: the hold, None where it is free; its tokens."""
 
-        return self._write(work, together=limit is not None)
+        def work(tx: Tx | None) -> tuple[Hold | None, int]:
+            if tx is not None and not self.fund:
+                self._look_up_payer(tx)
+            leased = self._within_limit(tokens, strict=strict)
+            amount = self.cost(leased)
+            if self.limit is not None and tx is not None:
+                limits.take(tx, self.limit, self.prompt_tokens + leased, self.platform.clock.now())
+            return self._hold(amount, tx) if amount else None, leased
+
+        return self._write(work, together=self.limit is not None)
 
     def _write(self, work: Callable[[Tx | None], T], *, together: bool) -> T:
         """A hold's beginning, or more of it, without waiting for the disk: a power cut of this machine ends the request
@@ -344,11 +355,12 @@ class Bill:
 
     async def _off(self, work: Callable[[], T]) -> T:
         """Run it in a thread; it goes on where who waits for it is cancelled."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._pool, work))
+        assert self._crew is not None, "a bill of open_now blocks"
+        return await self._crew.do(work)
 
 
 def open_now(
-    platform: Platform, caller: Caller, order: Order, *, lease_ms: int = LEASE_MS, pool: Executor | None = None
+    platform: Platform, caller: Caller, order: Order, *, lease_ms: int = LEASE_MS, crew: Crew | None = None
 ) -> Bill:
     """Admit a request: hold its exact prompt and a first lease, out of the fund of the caller's team.
 
@@ -358,7 +370,7 @@ def open_now(
 
     Args:
         lease_ms: how long the hold stands without extend or renew.
-        pool: where the bill's coroutines block; the event loop's own executor by default.
+        crew: where the bill's coroutines block; without one it has none.
 
     Raises:
         FundTooLow, CapReached: there is no money for the prompt and one token; says what there is and what to type.
@@ -370,28 +382,17 @@ def open_now(
     if not _ID.fullmatch(order.request_id):
         text = f"{order.request_id[:40]!r} cannot be a request's id."
         raise Invalid(text, fix="Use 1 to 120 letters, digits and . _ : -")
-    bill = Bill(platform, caller, order, lease_ms=lease_ms, pool=pool)
+    bill = Bill(platform, caller, order, lease_ms=lease_ms, crew=crew)
     first = bill.most_tokens if order.strict else min(order.first_tokens * order.choices, bill.most_tokens)
     bill.begin(first, strict=order.strict)
     return bill
 
 
-async def open_bill(
-    platform: Platform, caller: Caller, order: Order, *, lease_ms: int = LEASE_MS, pool: Executor | None = None
-) -> Bill:
+async def open_bill(platform: Platform, caller: Caller, order: Order, *, lease_ms: int = LEASE_MS, crew: Crew) -> Bill:
     """As `open_now`. Who is cancelled while waiting leaves nothing held: what was opened for him is given back."""
-    opening = partial(open_now, platform, caller, order, lease_ms=lease_ms, pool=pool)
-    running = asyncio.get_running_loop().run_in_executor(pool, opening)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        running.add_done_callback(_give_back)
-        raise
 
+    def give_back(bill: Bill) -> None:
+        if not bill.repeated:  # one that came before is somebody else's to end
+            crew.do(partial(bill.settle_now, Usage(), finish="abort"))
 
-def _give_back(opened: asyncio.Future[Bill]) -> None:
-    """End a bill that nobody waits for any more; one that came before is somebody else's to end."""
-    if opened.cancelled() or opened.exception() is not None or opened.result().repeated:
-        return
-    bill = opened.result()
-    opened.get_loop().run_in_executor(bill._pool, partial(bill.settle_now, Usage(), finish="abort"))
+    return await crew.do(partial(open_now, platform, caller, order, lease_ms=lease_ms, crew=crew), give_back)

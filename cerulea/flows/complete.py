@@ -158,7 +158,7 @@ class Completion:
 
     async def ended(self) -> None:
         """Return when it is over and settled; leaving early ends nothing."""
-        if self._task is not None:
+        if self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 
     def start(self, sequences: Sequence[Writing]) -> None:

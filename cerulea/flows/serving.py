@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from cerulea.core.crew import Crew
 from cerulea.core.errors import NotFound, NotReady
 from cerulea.core.values import Usage
 from cerulea.flows.bill import Keep, Order, open_bill
@@ -256,7 +256,7 @@ class NoHost:
 
 def _bills() -> OpenBill:
     """Bills whose database work has threads of its own: many, since those who wait for one write share it."""
-    return partial(open_bill, pool=ThreadPoolExecutor(BILL_THREADS, thread_name_prefix="bill"))
+    return partial(open_bill, crew=Crew(BILL_THREADS, "bill"))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -20,13 +20,13 @@ import random
 import sys
 import tempfile
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from cerulea.core.clock import FakeClock, SystemClock
+from cerulea.core.crew import Crew
 from cerulea.core.errors import Refused
 from cerulea.core.settings import Settings
 from cerulea.core.values import Usage
@@ -112,15 +112,13 @@ def cost(prompt: int, written: int) -> int:
 
 def gateway(home: str, url: str, key: str, turn: int, number: int, slate: str, gate: Any) -> None:
     """One process: every PROCESSES-th request of the round."""
-    with open_platform(Settings(home=Path(home), database_url=url)) as platform, ThreadPoolExecutor(16) as pool:
+    with open_platform(Settings(home=Path(home), database_url=url)) as platform:
         board = Slate(Path(slate))
-        asyncio.run(_all_of(platform, key, turn, range(number, REQUESTS, PROCESSES), board, pool, gate))
+        asyncio.run(_all_of(platform, key, turn, range(number, REQUESTS, PROCESSES), board, Crew(16, "bill"), gate))
         board.close()
 
 
-async def _all_of(
-    platform: Platform, key: str, turn: int, mine: range, slate: Slate, pool: ThreadPoolExecutor, gate: Any
-) -> None:
+async def _all_of(platform: Platform, key: str, turn: int, mine: range, slate: Slate, crew: Crew, gate: Any) -> None:
     caller = platform.people.authenticate(key)
     wanted = sizes(turn)
 
@@ -137,7 +135,7 @@ async def _all_of(
                 first_tokens=FIRST,
                 most_tokens=tokens,
             )
-            bill = await open_bill(platform, caller, order, pool=pool)
+            bill = await open_bill(platform, caller, order, crew=crew)
         except Refused:
             slate.mark(number, REFUSED)
             return

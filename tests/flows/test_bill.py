@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cerulea.core.clock import FakeClock
+from cerulea.core.crew import Crew
 from cerulea.core.errors import CapReached, FundTooLow, Invalid, KeyReused, NotFound
 from cerulea.core.money import nanos
 from cerulea.core.values import Usage
@@ -326,12 +327,13 @@ def test_usage_of_another_team_does_not_exist(platform: Platform, ada: Caller):
 
 
 def test_who_is_cancelled_leaves_nothing_held_and_what_is_settled_is_settled(platform: Platform, ada: Caller):
-    """The one thread of the pool is busy while they are cancelled, so that nothing has begun yet."""
+    """The one thread of the crew is busy while they are cancelled, so that nothing has begun yet."""
     give(platform, nanos("1"))
     asked = {"model": "brook", "endpoint": "chat", "prompt_tokens": 10, "first_tokens": 5, "most_tokens": 5}
 
-    async def story(pool: ThreadPoolExecutor) -> None:
-        kept = await open_bill(platform, ada, Order(request_id="kept", **asked), pool=pool)
+    async def story() -> None:
+        crew = Crew(1, "bill")
+        kept = await open_bill(platform, ada, Order(request_id="kept", **asked), crew=crew)
         assert await kept.renew() and await kept.extend(5) == 0
         gate = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -339,8 +341,8 @@ def test_who_is_cancelled_leaves_nothing_held_and_what_is_settled_is_settled(pla
         def block() -> None:
             asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
 
-        busy = loop.run_in_executor(pool, block)
-        opening = asyncio.create_task(open_bill(platform, ada, Order(request_id="gone", **asked), pool=pool))
+        busy = crew.do(block)
+        opening = asyncio.create_task(open_bill(platform, ada, Order(request_id="gone", **asked), crew=crew))
         settling = asyncio.create_task(kept.settle(used(10, 3), finish="abort"))
         await asyncio.sleep(0)
         for task in (opening, settling):
@@ -354,8 +356,7 @@ def test_who_is_cancelled_leaves_nothing_held_and_what_is_settled_is_settled(pla
             while platform.ledger.holds("lab") or settled(platform) == 0:
                 await asyncio.sleep(0.001)
 
-    with ThreadPoolExecutor(1) as pool:
-        asyncio.run(story(pool))
+    asyncio.run(story())
 
     assert usage_of(platform, ada, "gone").finish == usage_of(platform, ada, "kept").finish == "abort"
     assert settled(platform) == 10 * PROMPT + 3 * WRITTEN
