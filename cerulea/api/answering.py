@@ -57,10 +57,14 @@ Through = Annotated[Gateway, Depends(gateway_of)]
 
 async def whole_characters(request: Request) -> None:
     """Refuse half of a surrogate pair, wherever in the body: no tokenizer, database or grammar can hold one."""
-    if b"\\ud" not in (await request.body()).lower():
+    _refuse_halves(await request.body())
+
+
+def _refuse_halves(body: bytes) -> None:
+    if b"\\ud" not in body.lower():
         return
     try:
-        json.dumps(json.loads(await request.body()), ensure_ascii=False).encode()
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise Invalid("The body has half of a surrogate pair (\\ud800 to \\udfff alone).", fix="Send UTF-8.") from None
     except (ValueError, RecursionError):
@@ -91,21 +95,37 @@ class Once:
         return hashlib.sha256(f"{self.request.url.path}\n{values}".encode("utf-8", "replace")).hexdigest()
 
 
-async def _once(
-    request: Request,
-    idempotency_key: Annotated[
-        str | None,
-        key_header("A repeat with the same key waits for the first answer, or gets it again, and is not charged."),
-    ] = None,
-) -> Once:
-    return Once(request, idempotency_key, await request.body())
+class Call(NamedTuple):
+    """Who asks, through what, and what tells that he asked the same before."""
+
+    caller: Caller
+    gateway: Gateway
+    once: Once
 
 
-AtMostOnce = Annotated[Once, Depends(_once)]
+class _Asks(Needs):
+    """All of that as one dependency, for FastAPI's work for each costs more than the dependency itself."""
+
+    async def __call__(  # type: ignore[override]
+        self,
+        request: Request,
+        idempotency_key: Annotated[
+            str | None,
+            key_header("A repeat with the same key waits for the first answer, or gets it again, and is not charged."),
+        ] = None,
+    ) -> Call:
+        caller = await super().__call__(request)
+        body = await request.body()
+        _refuse_halves(body)
+        return Call(caller, await gateway_of(request), Once(request, idempotency_key, body))
 
 
-async def answer_plainly(once: Once, caller: Caller, gateway: Gateway, begin: Begin) -> Response:
+Asks = Annotated[Call, Depends(_Asks("models:read"))]
+
+
+async def answer_plainly(call: Call, begin: Begin) -> Response:
     """The whole answer, when it is there."""
+    caller, gateway, once = call
     request = once.request
     if once.key is None:
         begun = await begin()

@@ -36,7 +36,7 @@ from cerulea.api import (
     usage,
     work,
 )
-from cerulea.api.asking import Needs
+from cerulea.api.asking import Needs, NeedsLease
 from cerulea.api.meter import Meter
 from cerulea.api.model_meter import ModelMeter
 from cerulea.api.problems import MEDIA, Problem, respond
@@ -245,7 +245,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 }
             if needs is not None:
                 operation["security"] = [{"key": [scope]} for scope in needs.scopes] or [{"key": []}]
-                if type(needs) is not Needs:
+                if isinstance(needs, NeedsLease):
                     operation["security"].append({"lease": []})
                 operation["x-scopes"] = list(needs.scopes)
     app.openapi_schema = document

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Response
 
 from cerulea.api import openai_answers as out
-from cerulea.api.answering import AtMostOnce, Begun, Through, Uses, answer_plainly, answer_streamed, whole_characters
+from cerulea.api.answering import Asks, Begun, Through, Uses, answer_plainly, answer_streamed, whole_characters
 from cerulea.api.asking import Opened
 from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import CompletionIn, DetokenizeIn, EmbeddingIn, Sampling, TokenizeIn
@@ -37,7 +37,7 @@ from cerulea.people import Caller
 from cerulea.serve.request import SamplingParams
 from cerulea.text.stream import text_of
 
-router = APIRouter(tags=["openai"], dependencies=[Depends(whole_characters)])
+router = APIRouter(tags=["openai"])
 DEFAULT_TOKENS = 16  # of a completion that does not say
 MOST_BIAS = 100.0
 SMALLEST_TOP_P = 1e-9  # OpenAI allows 0, which leaves the likeliest token
@@ -52,8 +52,9 @@ ModelPath = Annotated[str, Path(max_length=200, description="As /v1/models lists
 
 
 @router.post("/v1/completions", response_model=out.CompletionOut, responses=EVENTS)
-async def create_completion(body: CompletionIn, caller: Uses, gateway: Through, once: AtMostOnce) -> Response:
+async def create_completion(body: CompletionIn, call: Asks) -> Response:
     """Texts that go on from prompts."""
+    caller, gateway, once = call
     once.refuse_stream(body)
     n, best_of = _choices(body)
     reports = body.logprobs is not None
@@ -108,12 +109,13 @@ async def create_completion(body: CompletionIn, caller: Uses, gateway: Through, 
 
         return Begun(completion, tell)
 
-    return await answer_plainly(once, caller, gateway, begun)
+    return await answer_plainly(call, begun)
 
 
 @router.post("/v1/embeddings", response_model=out.EmbeddingsOut)
-async def create_embeddings(body: EmbeddingIn, caller: Uses, gateway: Through, once: AtMostOnce) -> Response:
+async def create_embeddings(body: EmbeddingIn, call: Asks) -> Response:
     """Texts as vectors of length 1: the mean of the model's last hidden states."""
+    caller, gateway, _ = call
     if body.dimensions is not None:
         raise About(
             Invalid(
@@ -139,7 +141,7 @@ async def create_embeddings(body: EmbeddingIn, caller: Uses, gateway: Through, o
             completion = await begin(gateway, caller, served, ask)
         return Begun(completion, lambda texts: _embeddings(completion, texts, body.encoding_format == "base64"))
 
-    return await answer_plainly(once, caller, gateway, begun)
+    return await answer_plainly(call, begun)
 
 
 def _embeddings(completion: Completion, texts: list[Text], packed: bool) -> dict[str, Any]:
@@ -198,7 +200,7 @@ def _item(offer: Offer) -> dict[str, Any]:
     }
 
 
-@router.post("/tokenize", response_model=out.TokenizedOut)
+@router.post("/tokenize", response_model=out.TokenizedOut, dependencies=[Depends(whole_characters)])
 async def tokenize(body: TokenizeIn, caller: Uses, gateway: Through) -> Any:
     """Tokens of a text, in which special tokens may be spelled out."""
     served = await open_model(gateway, caller, body.model)
@@ -214,7 +216,7 @@ async def tokenize(body: TokenizeIn, caller: Uses, gateway: Through) -> Any:
     }
 
 
-@router.post("/detokenize", response_model=out.DetokenizedOut)
+@router.post("/detokenize", response_model=out.DetokenizedOut, dependencies=[Depends(whole_characters)])
 async def detokenize(body: DetokenizeIn, caller: Uses, gateway: Through) -> Any:
     """Text of tokens, special ones spelled out."""
     served = await open_model(gateway, caller, body.model)

@@ -12,10 +12,10 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 
 from cerulea.api import openai_answers as out
-from cerulea.api.answering import AtMostOnce, Begun, Through, Uses, answer_plainly, answer_streamed, whole_characters
+from cerulea.api.answering import Asks, Begun, answer_plainly, answer_streamed
 from cerulea.api.openai import EVENTS, detail_of, head_of, open_model, sampling_of, stops_of, with_logprobs
 from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import ChatIn, Message, NamedTool
@@ -30,14 +30,15 @@ from cerulea.people import Caller
 from cerulea.text.chat import Spelt
 from cerulea.text.tools import SHOWN, ToolCall
 
-router = APIRouter(tags=["openai"], dependencies=[Depends(whole_characters)])
+router = APIRouter(tags=["openai"])
 # What ends a turn in the families that are known; a template may name others (`stop_tokens`).
 TURN_ENDS = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>")
 
 
 @router.post("/v1/chat/completions", response_model=out.ChatOut, responses=EVENTS)
-async def create_chat_completion(body: ChatIn, caller: Uses, gateway: Through, once: AtMostOnce) -> Response:
+async def create_chat_completion(body: ChatIn, call: Asks) -> Response:
     """What the model says next."""
+    caller, gateway, once = call
     once.refuse_stream(body)
     _check(body)
     if body.stream:
@@ -58,7 +59,7 @@ async def create_chat_completion(body: ChatIn, caller: Uses, gateway: Through, o
 
         return Begun(completion, tell)
 
-    return await answer_plainly(once, caller, gateway, begun)
+    return await answer_plainly(call, begun)
 
 
 async def _begin(body: ChatIn, caller: Caller, gateway: Gateway) -> Completion:
