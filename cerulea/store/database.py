@@ -50,6 +50,11 @@ class Tx:
         self.dialect = dialect
 
     @property
+    def is_open(self) -> bool:
+        """Whether SQLite is within a transaction; it ends one itself where the disk is full."""
+        return bool(self._driver.in_transaction)
+
+    @property
     def for_update(self) -> str:
         """Ends a SELECT that locks the rows it reads; SQLite has one writer and needs none."""
         return " FOR UPDATE" if self.dialect == "postgresql" else ""
@@ -210,11 +215,12 @@ class Database:
         """A transaction that reads one moment of the database and writes nothing."""
         if self.dialect == "sqlite":
             with self.engine.connect() as connection:
-                connection.exec_driver_sql("BEGIN")
+                tx = Tx(connection, self.dialect)
+                tx.run("BEGIN")
                 try:
-                    yield Tx(connection, self.dialect)
+                    yield tx
                 finally:
-                    connection.exec_driver_sql("ROLLBACK")
+                    tx.run("ROLLBACK")
             return
         options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         with self.engine.connect().execution_options(**options) as connection:
@@ -317,16 +323,16 @@ class Database:
         try:
             if self._writer is None:
                 self._writer, self._syncs = self._open_writer(), self._durable
-            writer = self._writer
-            self._sync(writer, any(pending.durable for pending in batch))
-            writer.exec_driver_sql("BEGIN IMMEDIATE")
+            tx = Tx(self._writer, self.dialect)
+            self._sync(tx, any(pending.durable for pending in batch))
+            tx.run("BEGIN IMMEDIATE")
             try:
                 for pending in batch:
-                    _run_in_savepoint(writer, pending, Tx(writer, self.dialect))
-                writer.exec_driver_sql("COMMIT")
+                    _run_in_savepoint(tx, pending)
+                tx.run("COMMIT")
             except BaseException:
-                if writer.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
-                    writer.exec_driver_sql("ROLLBACK")
+                if tx.is_open:
+                    tx.run("ROLLBACK")
                 raise
         except BaseException as error:
             # Nothing of the batch is on disk: everyone in it is told, unless already refused by a rule.
@@ -350,21 +356,21 @@ class Database:
             writer.exec_driver_sql(f"PRAGMA cache_size = -{WRITER_CACHE_KB}")
         return writer
 
-    def _sync(self, writer: sqlalchemy.Connection, durable: bool) -> None:
+    def _sync(self, tx: Tx, durable: bool) -> None:
         """Whether the next commit waits for the disk."""
         if self._durable and durable != self._syncs:
-            writer.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            tx.run(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._syncs = durable
 
 
-def _run_in_savepoint(writer: sqlalchemy.Connection, pending: _Pending[Any], tx: Tx) -> None:
+def _run_in_savepoint(tx: Tx, pending: _Pending[Any]) -> None:
     tx.run("SAVEPOINT one")
     try:
         pending.result = pending.work(tx)
     except Exception as error:
         pending.error = error
         # A full disk ends the whole transaction, and the savepoint with it: then nobody's work stands.
-        if not writer.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+        if not tx.is_open:
             raise
         tx.run("ROLLBACK TO one")
     tx.run("RELEASE one")
