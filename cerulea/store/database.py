@@ -244,12 +244,9 @@ class Database:
                 pending.called.acquire()
         except BaseException:  # interrupted while it waited: it must not be called to lead later
             with self._queue:
-                if pending in self._waiting and not pending.leads:
+                if pending in self._waiting:
                     self._waiting.remove(pending)
             if pending.leads:
-                with self._queue:
-                    if pending in self._waiting:
-                        self._waiting.remove(pending)
                 self._hand_over()
             raise
         if pending.leads:
