@@ -20,6 +20,8 @@ from cerulea.core.errors import ActionIllegal, ActionLate, SeatTaken, UnknownSea
 from cerulea.games.game import ActionArray, Game, observation_buffers, tick_buffers
 from cerulea.games.match import Player
 
+PERSON = "person"  # a person's label in replays, which name nobody
+
 
 @dataclass(slots=True)
 class Seat:
@@ -27,6 +29,7 @@ class Seat:
 
     player: int  # index of who plays it when no person does
     person: str = ""  # who has taken it
+    by_people: int = 0  # steps in which somebody had taken it
     order: NDArray[np.int32] | None = None  # what that person wants, for the next step
 
 
@@ -122,6 +125,7 @@ class LiveMatch:
         for i, seat in enumerate(self.seats):
             if not seat.person:
                 continue
+            seat.by_people += 1
             if seat.order is not None:
                 action[0, i] = seat.order
             elif self.game.step_s:  # time does not wait for whoever says nothing: the first action that is allowed
@@ -132,6 +136,12 @@ class LiveMatch:
         self.number += 1
         self.game.observe(observation)
         return bool(self._tick.ended_M[0])
+
+    def played_by(self, labels: Sequence[str]) -> list[str]:
+        """Who has played each place: its label, `person`, or `person+LABEL` where a person had it for a part."""
+        shares = [seat.by_people / max(1, self.number) for seat in self.seats]
+        who = {0.0: "{}", 1.0: PERSON}
+        return [who.get(share, PERSON + "+{}").format(label) for share, label in zip(shares, labels, strict=True)]
 
     @property
     def winner(self) -> int:

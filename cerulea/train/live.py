@@ -216,7 +216,8 @@ def open_table(wish: Mapping[str, Any]) -> tuple[Table, dict[str, Any]]:
     step_s = game.step_s or TURN_S
 
     def save(match: LiveMatch) -> dict[str, Any]:
-        replay = replay_of(game, labels, match.seed, match.actions, winner=match.winner, cut=match.cut)
+        played_by = match.played_by(labels)
+        replay = replay_of(game, played_by, match.seed, match.actions, winner=match.winner, cut=match.cut)
         save_replay(replay, Path(wish["replay"]))
         return {}
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cerulea.games.replay import read_replay
 from cerulea.train import live
 from cerulea.train.live import Hall, Table, open_table
 from tests.toy_models import wait_for
@@ -126,3 +127,18 @@ def test_frames_are_computed_for_whoever_still_waits(monkeypatch: pytest.MonkeyP
 
     wait_for(lambda: shown != [])
     assert shown == [{"ref": "early"}]
+
+
+def test_a_replay_says_where_a_person_played(hall: Hall, tmp_path: Path):
+    table = seated(hall, "one", tmp_path)
+    match = table.match
+    match.take(0, "hand")
+    while not match.step():
+        if match.number == 3:
+            match.take(1, "another")
+
+    table.save(match)
+
+    kept = read_replay(tmp_path / "one.replay")
+    assert kept.players == ["person", "person+bot:random"]
+    assert kept.steps == match.number
