@@ -5,7 +5,7 @@
     python benchmarks/leases.py --rounds 0                # times alone
 
 The rounds are those of tests/flows/leases.py. The times are of one platform in this process: open and settle one after
-the other by one client (quiet), and by 16 and 64 at once through a pool of as many threads (what a busy gateway sees).
+the other by one client (quiet), and by 16 and 64 at once through a crew of as many threads (what a busy gateway sees).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import secrets
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -24,6 +23,7 @@ from time import perf_counter
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where `tests` is, also for the processes
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
 
+from cerulea.core.crew import Crew
 from cerulea.core.settings import Settings
 from cerulea.core.values import Usage
 from cerulea.flows.bill import Order, open_bill
@@ -37,28 +37,30 @@ SPENT = Usage(prompt_tokens=20, completion_tokens=60)
 async def requests(platform: Platform, clients: int, each: int) -> tuple[list[float], list[float], float]:
     """Seconds of every open and every settle, and of all together, of so many clients at once."""
     opens, settles, caller = [], [], platform.people.caller()
-    with ThreadPoolExecutor(clients) as pool:
+    crew = Crew(clients, "bill")
 
-        async def client() -> None:
-            for _ in range(each):
-                began = perf_counter()
-                order = Order(
-                    request_id=secrets.token_hex(8),
-                    model="brook",
-                    endpoint="completions",
-                    prompt_tokens=20,
-                    first_tokens=64,
-                    most_tokens=64,
-                )
-                bill = await open_bill(platform, caller, order, pool=pool)
-                opens.append(perf_counter() - began)
-                began = perf_counter()
-                await bill.settle(SPENT, finish="stop")
-                settles.append(perf_counter() - began)
+    async def client() -> None:
+        for _ in range(each):
+            began = perf_counter()
+            order = Order(
+                request_id=secrets.token_hex(8),
+                model="brook",
+                endpoint="completions",
+                prompt_tokens=20,
+                first_tokens=64,
+                most_tokens=64,
+            )
+            bill = await open_bill(platform, caller, order, crew=crew)
+            opens.append(perf_counter() - began)
+            began = perf_counter()
+            await bill.settle(SPENT, finish="stop")
+            settles.append(perf_counter() - began)
 
-        began = perf_counter()
-        await asyncio.gather(*(client() for _ in range(clients)))
-        return opens, settles, perf_counter() - began
+    began = perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    spent = perf_counter() - began
+    await crew.close()
+    return opens, settles, spent
 
 
 def synced_ms(folder: Path) -> float:

@@ -71,11 +71,11 @@ def _refuse_halves(body: bytes) -> None:
         pass  # no JSON, which is said elsewhere
 
 
-class Once:
-    """The key of a call that is done once, and what tells equal calls."""
+class Call:
+    """One request to a model: through what it goes, and what tells whether the same came before."""
 
-    def __init__(self, request: Request, key: str | None, body: bytes) -> None:
-        self.request, self.key, self.body = request, key, body
+    def __init__(self, request: Request, gateway: Gateway, key: str | None, body: bytes) -> None:
+        self.request, self.gateway, self.key, self.body = request, gateway, key, body
 
     def refuse_stream(self, body: Sampling) -> None:
         """A stream cannot be given twice."""
@@ -95,39 +95,26 @@ class Once:
         return hashlib.sha256(f"{self.request.url.path}\n{values}".encode("utf-8", "replace")).hexdigest()
 
 
-class Call(NamedTuple):
-    """Who asks, through what, and what tells that he asked the same before."""
-
-    caller: Caller
-    gateway: Gateway
-    once: Once
-
-
-class _Asks(Needs):
-    """All of that as one dependency, for FastAPI's work for each costs more than the dependency itself."""
-
-    async def __call__(  # type: ignore[override]
-        self,
-        request: Request,
-        idempotency_key: Annotated[
-            str | None,
-            key_header("A repeat with the same key waits for the first answer, or gets it again, and is not charged."),
-        ] = None,
-    ) -> Call:
-        caller = await super().__call__(request)
-        body = await request.body()
-        _refuse_halves(body)
-        return Call(caller, await gateway_of(request), Once(request, idempotency_key, body))
+async def _call(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        key_header("A repeat with the same key waits for the first answer, or gets it again, and is not charged."),
+    ] = None,
+) -> Call:
+    """One dependency for all of that, since FastAPI's work for each costs more than the dependency itself."""
+    body = await request.body()
+    _refuse_halves(body)
+    return Call(request, await gateway_of(request), idempotency_key, body)
 
 
-Asks = Annotated[Call, Depends(_Asks("models:read"))]
+Asked = Annotated[Call, Depends(_call)]
 
 
-async def answer_plainly(call: Call, begin: Begin) -> Response:
+async def answer_plainly(call: Call, caller: Caller, begin: Begin) -> Response:
     """The whole answer, when it is there."""
-    caller, gateway, once = call
-    request = once.request
-    if once.key is None:
+    request = call.request
+    if call.key is None:
         begun = await begin()
         try:
             texts = await _unless_hung_up(request, collect(begun.completion))
@@ -143,7 +130,7 @@ async def answer_plainly(call: Call, begin: Begin) -> Response:
         return await completion.keeping(lambda texts: Kept(completion.id, compact(tell(texts))), claim.keep)
 
     scope = f"{caller.person}@{caller.team} {request.method} {request.url.path}"
-    kept = await _unless_hung_up(request, attach(gateway, scope, once.key, once.fingerprint(), work))
+    kept = await _unless_hung_up(request, attach(call.gateway, scope, call.key, call.fingerprint(), work))
     return Response(status_code=CLIENT_CLOSED) if kept is None else _respond(kept)
 
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Response
 
 from cerulea.api import openai_answers as out
-from cerulea.api.answering import Asks, Begun, Through, Uses, answer_plainly, answer_streamed, whole_characters
+from cerulea.api.answering import Asked, Begun, Through, Uses, answer_plainly, answer_streamed, whole_characters
 from cerulea.api.asking import Opened
 from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import CompletionIn, DetokenizeIn, EmbeddingIn, Sampling, TokenizeIn
@@ -52,15 +52,14 @@ ModelPath = Annotated[str, Path(max_length=200, description="As /v1/models lists
 
 
 @router.post("/v1/completions", response_model=out.CompletionOut, responses=EVENTS)
-async def create_completion(body: CompletionIn, call: Asks) -> Response:
+async def create_completion(body: CompletionIn, caller: Uses, call: Asked) -> Response:
     """Texts that go on from prompts."""
-    caller, gateway, once = call
-    once.refuse_stream(body)
+    call.refuse_stream(body)
     n, best_of = _choices(body)
     reports = body.logprobs is not None
 
     async def start() -> tuple[Served, Completion]:
-        served = await open_model(gateway, caller, body.model)
+        served = await open_model(call.gateway, caller, body.model)
         sampling = await sampling_of(served, body, DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens)
         logprobs = max(-1 if body.logprobs is None else body.logprobs, 0 if best_of > n else -1)
         with about("prompt"):
@@ -77,7 +76,7 @@ async def create_completion(body: CompletionIn, call: Asks) -> Response:
                 strict=bool(body.strict),
                 share_prefix=body.share_prefix is not False,
             )
-            return served, await begin(gateway, caller, served, ask)
+            return served, await begin(call.gateway, caller, served, ask)
 
     def choice(served: Served, piece: Piece | Text, index: int) -> dict[str, Any]:
         told = out.logprobs_of(piece.told, served.tokenizer, body.logprobs or 0) if reports else None
@@ -109,13 +108,12 @@ async def create_completion(body: CompletionIn, call: Asks) -> Response:
 
         return Begun(completion, tell)
 
-    return await answer_plainly(call, begun)
+    return await answer_plainly(call, caller, begun)
 
 
 @router.post("/v1/embeddings", response_model=out.EmbeddingsOut)
-async def create_embeddings(body: EmbeddingIn, call: Asks) -> Response:
+async def create_embeddings(body: EmbeddingIn, caller: Uses, call: Asked) -> Response:
     """Texts as vectors of length 1: the mean of the model's last hidden states."""
-    caller, gateway, _ = call
     if body.dimensions is not None:
         raise About(
             Invalid(
@@ -129,7 +127,7 @@ async def create_embeddings(body: EmbeddingIn, call: Asks) -> Response:
         raise About(Invalid("An input is an empty text.", fix="Leave it out."), "input")
 
     async def begun() -> Begun:
-        served = await open_model(gateway, caller, body.model)
+        served = await open_model(call.gateway, caller, body.model)
         with about("input"):
             ask = Ask(
                 id=f"embd-{secrets.token_hex(12)}",
@@ -138,10 +136,10 @@ async def create_embeddings(body: EmbeddingIn, call: Asks) -> Response:
                 sampling=SamplingParams(max_tokens=0),
                 embed=True,
             )
-            completion = await begin(gateway, caller, served, ask)
+            completion = await begin(call.gateway, caller, served, ask)
         return Begun(completion, lambda texts: _embeddings(completion, texts, body.encoding_format == "base64"))
 
-    return await answer_plainly(call, begun)
+    return await answer_plainly(call, caller, begun)
 
 
 def _embeddings(completion: Completion, texts: list[Text], packed: bool) -> dict[str, Any]:

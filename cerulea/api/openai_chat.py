@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from cerulea.api import openai_answers as out
-from cerulea.api.answering import Asks, Begun, answer_plainly, answer_streamed
+from cerulea.api.answering import Asked, Begun, Uses, answer_plainly, answer_streamed
 from cerulea.api.openai import EVENTS, detail_of, head_of, open_model, sampling_of, stops_of, with_logprobs
 from cerulea.api.openai_errors import About, about
 from cerulea.api.openai_schema import ChatIn, Message, NamedTool
@@ -36,19 +36,18 @@ TURN_ENDS = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>
 
 
 @router.post("/v1/chat/completions", response_model=out.ChatOut, responses=EVENTS)
-async def create_chat_completion(body: ChatIn, call: Asks) -> Response:
+async def create_chat_completion(body: ChatIn, caller: Uses, call: Asked) -> Response:
     """What the model says next."""
-    caller, gateway, once = call
-    once.refuse_stream(body)
+    call.refuse_stream(body)
     _check(body)
     if body.stream:
-        completion = await _begin(body, caller, gateway)
+        completion = await _begin(body, caller, call.gateway)
         chunks = _Chunks(body, completion.served)
         head = head_of(completion, "chat.completion.chunk")
         return answer_streamed(body, completion, head, chunks.of, chunks.opening(body.n or 1))
 
     async def begun() -> Begun:
-        completion = await _begin(body, caller, gateway)
+        completion = await _begin(body, caller, call.gateway)
 
         def tell(texts: list[Text]) -> dict[str, Any]:
             return {
@@ -59,7 +58,7 @@ async def create_chat_completion(body: ChatIn, call: Asks) -> Response:
 
         return Begun(completion, tell)
 
-    return await answer_plainly(call, begun)
+    return await answer_plainly(call, caller, begun)
 
 
 async def _begin(body: ChatIn, caller: Caller, gateway: Gateway) -> Completion:

@@ -28,7 +28,8 @@ def keep_small(every_s: float = TRIM_S, arenas: int = ARENAS, apart: int = 0) ->
 
     Args:
         apart: bytes from which on a block is had from the system; 0 lets the library choose, which raises its bound
-            to the largest block that was ever freed. For processes whose large blocks are few.
+            to the largest block that was ever freed. A block then costs some 10 µs: each read of a socket by asyncio is
+            one of 256 KB that is cut to what came, and would leave a hole too.
     """
     library = _library()
     if library is None:

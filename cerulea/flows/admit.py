@@ -60,7 +60,7 @@ async def begin(gateway: Gateway, caller: Caller, served: Served, ask: Ask) -> C
         most_tokens=longest,
         strict=ask.strict,
     )
-    bill = await gateway.open_bill(gateway.platform, caller, order)
+    bill = await gateway.bill(caller, order)
     completion = Completion(gateway, caller, served, ask, bill)
     made: list[Writing] = []
     try:

@@ -182,7 +182,7 @@ class Bill:
 
     def begin(self, first_tokens: int, *, strict: bool) -> None:
         """Hold the prompt and the first lease, or as much of that as there is money for, one token at least."""
-        if self.platform.database.dialect != "sqlite":  # there the hold is one statement alone; here it looks itself
+        if self.platform.database.dialect != "sqlite":  # on SQLite the transaction that holds looks it up (`_reserve`)
             with self.platform.database.read() as tx:
                 self._look_up_payer(tx)
         least = min(1, self.most_tokens)
@@ -215,7 +215,7 @@ class Bill:
         """Count the request and hold what it costs, both or neither: the hold, None where it is free; its tokens."""
 
         def work(tx: Tx | None) -> tuple[Hold | None, int]:
-            if tx is not None and not self.fund:
+            if tx is not None and not self.fund:  # where it runs again it finds the same
                 self._look_up_payer(tx)
             leased = self._within_limit(tokens, strict=strict)
             amount = self.cost(leased)
@@ -370,7 +370,7 @@ def open_now(
 
     Args:
         lease_ms: how long the hold stands without extend or renew.
-        crew: where the bill's coroutines block; without one it has none.
+        crew: where the bill's coroutines block; without one `extend`, `renew` and `settle` must not be awaited.
 
     Raises:
         FundTooLow, CapReached: there is no money for the prompt and one token; says what there is and what to type.
@@ -393,6 +393,6 @@ async def open_bill(platform: Platform, caller: Caller, order: Order, *, lease_m
 
     def give_back(bill: Bill) -> None:
         if not bill.repeated:  # one that came before is somebody else's to end
-            crew.do(partial(bill.settle_now, Usage(), finish="abort"))
+            crew.leave(partial(bill.settle_now, Usage(), finish="abort"))
 
     return await crew.do(partial(open_now, platform, caller, order, lease_ms=lease_ms, crew=crew), give_back)

@@ -254,18 +254,15 @@ class NoHost:
         """Nothing is to be ended."""
 
 
-def _bills() -> OpenBill:
-    """Bills whose database work has threads of its own: many, since those who wait for one write share it."""
-    return partial(open_bill, crew=Crew(BILL_THREADS, "bill"))
-
-
 @dataclass(slots=True, kw_only=True)
 class Gateway:
     """All that requests to models need, of one process."""
 
     platform: Platform
     host: Host = field(default_factory=NoHost)
-    open_bill: OpenBill = field(default_factory=_bills)
+    # Threads of its own for the database work of bills: many, since those who wait for one write share it.
+    crew: Crew = field(default_factory=lambda: Crew(BILL_THREADS, "bill"))
+    open_bill: OpenBill | None = None  # `flows.bill.open_bill` with that crew
     observer: Observer = field(default_factory=Unobserved)
     draining: bool = False  # takes no new requests; those that run finish
     running: dict[str, Completion] = field(default_factory=dict)  # by request id
@@ -279,6 +276,11 @@ class Gateway:
         """
         self.refuse_if_draining()
         return await self.host.open(caller, label)
+
+    async def bill(self, caller: Caller, order: Order) -> Bill:
+        """What a request is paid from; see `flows.bill.open_bill`."""
+        opening = self.open_bill or partial(open_bill, crew=self.crew)
+        return await opening(self.platform, caller, order)
 
     def refuse_if_draining(self) -> None:
         """Nothing is begun any more once the server is about to stop.
@@ -311,6 +313,7 @@ class Gateway:
         self.draining = True
         self.abort()
         await self.idle()
+        await self.crew.close()
         await self.host.close()
 
     async def idle(self) -> None:

@@ -44,6 +44,7 @@ def test_without_a_key_every_route_is_401(world: World):
             answer = http.post(path, json={})
             assert error_of(answer, 401)["code"] == "invalid_api_key"
             assert answer.headers["www-authenticate"] == "Bearer"
+            error_of(http.post(path, json={}, headers={"Idempotency-Key": "a b"}), 401)
         error_of(http.get("/v1/models"), 401)
         error_of(http.get("/v1/usage/x"), 401)
         error_of(http.delete("/v1/requests/x"), 401)

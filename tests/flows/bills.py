@@ -19,7 +19,7 @@ def give(platform: Platform, amount: int) -> None:
 
 def opened(platform: Platform, caller: Caller, **more: Any) -> Bill:
     asked = {"request_id": "r1", "model": "brook@3", "endpoint": "completions", "prompt_tokens": 10, "choices": 1}
-    how = {name: more.pop(name) for name in ("lease_ms", "pool") if name in more}
+    how = {name: more.pop(name) for name in ("lease_ms",) if name in more}
     return open_now(platform, caller, Order(**{**asked, "first_tokens": 64, "most_tokens": 1000, **more}), **how)
 
 

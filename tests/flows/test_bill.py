@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cerulea.core.values import Usage
 from cerulea.flows.bill import LEASE_MS, Order, open_bill
 from cerulea.flows.conduct import BOOKS_S, Conductor
 from cerulea.flows.platform import Platform
+from cerulea.flows.serving import Gateway
 from cerulea.flows.usage import usage_of
 from cerulea.flows.work import Desk
 from cerulea.ledger.audit import audit
@@ -341,7 +343,8 @@ def test_who_is_cancelled_leaves_nothing_held_and_what_is_settled_is_settled(pla
         def block() -> None:
             asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
 
-        busy = crew.do(block)
+        busy = asyncio.create_task(crew.do(block))
+        await asyncio.sleep(0)
         opening = asyncio.create_task(open_bill(platform, ada, Order(request_id="gone", **asked), crew=crew))
         settling = asyncio.create_task(kept.settle(used(10, 3), finish="abort"))
         await asyncio.sleep(0)
@@ -352,12 +355,29 @@ def test_who_is_cancelled_leaves_nothing_held_and_what_is_settled_is_settled(pla
         ] * 2
         gate.set()
         await busy
-        async with asyncio.timeout(20):
-            while platform.ledger.holds("lab") or settled(platform) == 0:
-                await asyncio.sleep(0.001)
+        await crew.close()
+        assert not platform.ledger.holds("lab")
 
     asyncio.run(story())
 
     assert usage_of(platform, ada, "gone").finish == usage_of(platform, ada, "kept").finish == "abort"
     assert settled(platform) == 10 * PROMPT + 3 * WRITTEN
     assert audit(platform.database).problems == []
+
+
+def test_a_gateway_that_closes_waits_for_its_bills_and_ends_their_threads(platform: Platform, ada: Caller):
+    give(platform, nanos("1"))
+    order = Order(request_id="r1", model="brook", endpoint="chat", prompt_tokens=10, first_tokens=5, most_tokens=5)
+
+    async def story() -> None:
+        gateway = Gateway(platform=platform)
+        bill = await gateway.bill(ada, order)
+        settling = asyncio.create_task(bill.settle(used(10, 3), finish="stop"))
+        await asyncio.sleep(0)
+        settling.cancel()
+        await gateway.close()
+        assert not [one for one in threading.enumerate() if one.name.startswith("bill ")]
+
+    asyncio.run(story())
+
+    assert usage_of(platform, ada, "r1").charged == 10 * PROMPT + 3 * WRITTEN
