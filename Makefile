@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --no-input --quiet
 DATA ?=
+SET ?=
 BENCH_DATA ?=
 
 .PHONY: help quickstart up test check deep docs bench clean
@@ -13,13 +14,14 @@ BENCH_DATA ?=
 help:
 	@echo "make quickstart              train a small model of Python on this machine, and let it write"
 	@echo "make quickstart DATA=path    the same on your own text: a file, a folder or a quoted glob"
+	@echo "                 SET=a.b=c   and with another key of the recipe, as of little text: SET=tokenizer.vocab=1024"
 	@echo "make up                      start the platform: API, conductor and a worker"
 	@echo "make test                    format, lint, types, import contracts, all tests (make check is the same)"
 	@echo "make docs                    write the generated pages of docs/ anew"
 	@echo "make bench                   the benchmarks, one after the other; BENCH_DATA=folder adds those on given texts"
 
 quickstart: .venv/.runtime
-	$(BIN)/cerulea train recipes/quickstart.toml $(if $(DATA),--data '$(DATA)')
+	$(BIN)/cerulea train recipes/quickstart.toml $(if $(DATA),--data '$(DATA)') $(if $(SET),--set '$(SET)')
 	$(BIN)/cerulea sample brook --prompt 'def ' --n 3 --max-tokens 60
 	@echo
 	@echo "Next:  $(BIN)/cerulea sample brook --prompt 'class Queue:' --max-tokens 200"

@@ -33,7 +33,7 @@ HELP = """/new            begin anew          /system TEXT    what the model is 
 /set NAME VALUE temperature, top_p, top_k, max_tokens or seed
 /save FILE      write the conversation as JSON lines
 /quit           leave; so does Ctrl-D. Ctrl-C ends an answer."""
-LOADING = "is loaded (the first model on a machine compiles its kernels, about 20 s)"
+LOADING = "is being loaded (about 20 s the first time)"
 SETTINGS: dict[str, Callable[[str], Any]] = {
     "temperature": float,
     "top_p": float,
@@ -130,7 +130,7 @@ def _answer(talk: Talk, question: str, as_json: bool) -> None:
     text, finish, usage = "", "", None
     pieces = talk.pieces()
     try:
-        with waiting(f"{talk.model} {'reads' if talk.turns[1:] else LOADING}"):
+        with waiting(f"{talk.model} reads"):
             head = list(islice(pieces, 1))
         for piece in chain(head, pieces):
             text, finish, usage = text + piece.text, piece.finish or finish, piece.usage or usage

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from cerulea.core.errors import CeruleaError
 from cerulea.core.files import json_line
+
+LINE_S = 5.0  # seconds between plain lines of progress
 
 
 def waiting(text: str) -> AbstractContextManager[Any]:
@@ -17,6 +21,26 @@ def waiting(text: str) -> AbstractContextManager[Any]:
     from rich.console import Console
 
     return Console(stderr=True).status(text)
+
+
+def telling(status: Any, name: str) -> Callable[[str, int, int], None]:
+    """What takes note of how far something is: in the moving line of `waiting`, elsewhere a line now and then.
+
+    Args:
+        status: what `waiting` gave.
+    """
+    told = time.monotonic()
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal told
+        line = f"{name}: {what}, {done:,} of {total:,}"
+        if status is not None:
+            status.update(line)
+        elif time.monotonic() - told >= LINE_S:
+            told = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+    return report
 
 
 def tell_loading(error: CeruleaError) -> None:

@@ -20,7 +20,7 @@ from cerulea import __version__
 from cerulea.cli import chat, jobs, models, people, playing, up, usage
 from cerulea.cli import fund as money
 from cerulea.cli.chat import LOADING
-from cerulea.cli.lines import put, tell_loading, tell_waiting, waiting
+from cerulea.cli.lines import put, tell_loading, tell_waiting, telling, waiting
 from cerulea.cli.options import Home, Json, ModelName, OwnGame, settings_of
 from cerulea.cli.reach import Url, client_of
 from cerulea.core.errors import CeruleaError, CommandInvalid, FileTrouble, Invalid
@@ -156,11 +156,7 @@ def evaluate(
 
                 tell_waiting(compiling(str(found.card().get("preset")), scripted=True))
                 with waiting(f"{model} plays") as status:
-
-                    def report(what: str, done: int, total: int) -> None:
-                        if status is not None:
-                            status.update(f"{model}: {what}, {done:,} of {total:,}")
-
+                    report = telling(status, model)
                     judged = evaluate_agent(platform, model, n=n, seed=seed, exploit=exploit, game=game, report=report)
                 put(judged) if as_json else show_judged(judged)
                 return

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PlayerName = Annotated[str, Argument(help="A model (duelist, duelist@3, duelist:prod, a folder), or bot:NAME.")]
 GameName = Annotated[str, Argument(metavar="GAME", help="A game, as `cerulea games` lists it.")]
+LOOSE = 300.0  # points of an interval that no result on the way to random bounds
 LINES = 12  # of a replay's map that are shown in its summary
 
 
@@ -338,5 +339,8 @@ def _show_ratings(found: list[Rating], as_json: bool, game: str) -> None:
     for one in found:
         table.add_row(one.player, f"{one.rating:.1f}", f"{one.low:.1f} to {one.high:.1f}", f"{one.games:,}")
     Console().print(table)
+    loose = [one.player for one in found if one.high - one.low > LOOSE]
     if all(one.player != "bot:random" for one in found):
         print(f"Nobody here played bot:random, from which points count: cerulea match A bot:random --game {game}")
+    elif loose:
+        print(f"Nothing yet ties {', '.join(loose)} to bot:random, from which points count: cerulea rate {game}")

@@ -67,10 +67,12 @@ def show(values: Iterable[Any], as_json: bool, columns: dict[str, Callable[[Any]
     from rich.table import Table
 
     table = Table()
+    rows = [[str(cell(value)) for cell in columns.values()] for value in found]
     for number, name in enumerate(columns):
-        table.add_column(name, overflow="fold", no_wrap=number == 0)
-    for value in found:
-        table.add_row(*(str(cell(value)) for cell in columns.values()))
+        # The first names what may be typed next: it is never cut off.
+        table.add_column(name, overflow="fold", min_width=max(len(row[0]) for row in rows) if number == 0 else None)
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
 
 

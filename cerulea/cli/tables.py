@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cerulea.cli.lines import put
-from cerulea.cli.view import command
+from cerulea.cli.view import command, counted
 
 # Of a model's card and a run's record: says nothing where no text was read.
 OF_TEXT = ("vocab", "context", "bits_per_byte", "loss", "trained_tokens", "corpus", "tokenizer", "evaluations")
@@ -21,7 +21,7 @@ OF_TEXT = ("vocab", "context", "bits_per_byte", "loss", "trained_tokens", "corpu
 def show_machine(values: dict[str, Any]) -> None:
     """`cerulea doctor` for a person."""
     print(
-        f"{values['device']}: {values['cores']} cores, {values['threads']} threads, "
+        f"{values['device']}: {counted(values['cores'], 'core')}, {counted(values['threads'], 'thread')}, "
         f"{values['memory_bytes'] / 2**30:.1f} GiB of memory"
     )
     print(
@@ -91,11 +91,19 @@ def show_models(found: Sequence[dict[str, Any]]) -> None:
         print(f"No models yet. Train one: {command()} train recipes/quickstart.toml")
         return
     table = Table()
+    names = [f"{model['model']}@{model['version']}" for model in found]
     for column in ("model", "aliases", "kind", "parameters", "context", "score", "trained on"):
-        table.add_column(column, justify="left" if column in ("model", "aliases", "kind") else "right")
-    for model in found:
+        # What is to be typed is never cut off; the rest gives way where the terminal is narrow.
+        widest = max(map(len, names)) if column == "model" else None
+        table.add_column(
+            column,
+            justify="left" if column in ("model", "aliases", "kind") else "right",
+            overflow="fold",
+            min_width=widest,
+        )
+    for name, model in zip(names, found, strict=True):
         table.add_row(
-            f"{model['model']}@{model['version']}",
+            name,
             "retired" if model["retired"] else " ".join(model["aliases"]),
             str(model.get("preset", "")),
             f"{model.get('parameters', 0):,}",

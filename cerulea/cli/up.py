@@ -57,7 +57,7 @@ def up(
     context: typer.Context,
     host: Annotated[str, Option(help="Address to listen on; the loopback alone by default.")] = "127.0.0.1",
     port: Annotated[int, Option(help="Port to listen on.")] = 7777,
-    console: Annotated[bool, Option("--console/--no-console", help="There is no console yet.")] = True,
+    console: Annotated[bool, Option("--console/--no-console", help="There is no console yet.", hidden=True)] = True,
     workers: Annotated[int, Option(help="Jobs that run at a time on this machine; 0 for none.")] = 1,
     home: Home = None,
     as_json: Json = False,

@@ -22,14 +22,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cerulea.cli.lines import put
+from cerulea.cli.lines import LINE_S, put
 from cerulea.core.values import Checkpoint, Evaluation, PlayProgress, Progress
 
 if TYPE_CHECKING:
     from cerulea.flows.here import Done
     from cerulea.flows.story import Event, Started
 
-LINE_S = 5.0  # seconds between plain progress lines
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -152,9 +151,11 @@ class RunView:
         self.title, self.facts = started.recipe.name, started.facts
         how = started.execution
         compiled = ", compiled" if how.compile else ""
+        processes = started.facts.get("processes", 1)
+        each = f"{processes} processes of " if processes > 1 else ""
         print(
             f"{started.recipe.name}: {started.parameters:,} parameters, {self.ground(started)}\n"
-            f"{how.device}, {how.precision}{compiled}, {how.threads} threads ({how.why})\n"
+            f"{how.device}, {how.precision}{compiled}, {each}{counted(how.threads, 'thread')} ({how.why})\n"
             f"run {started.run}{' (resumed)' if started.resumed else ''}",
             flush=True,
         )
@@ -174,14 +175,14 @@ class RunView:
         return due
 
     def left(self, progress: Progress | PlayProgress) -> str:
-        """How long the rest will take, by the pace so far."""
+        """How long the rest will take, by the pace so far; nothing where that is not known yet."""
         if progress.fraction >= 1:
-            return "0 s"
+            return "0 s left"
         # From the first step on: what came before it does not repeat itself.
         if self.first is None or progress.fraction <= self.first[1]:
-            return "some time"
+            return ""
         pace = (progress.elapsed_s - self.first[0]) / (progress.fraction - self.first[1])
-        return duration(pace * (1 - progress.fraction))
+        return f"{duration(pace * (1 - progress.fraction))} left"
 
     def closing(self, done: Done) -> None:
         """The lines that end every run."""
@@ -249,7 +250,7 @@ class TextView(RunView):
             print(
                 f"step {progress.step:>6,}  loss {progress.loss:.4f}  {progress.tokens_per_s:>9,.0f} tokens/s  "
                 f"{progress.flops_utilization:4.0%} of peak  {progress.elapsed_s:6.1f} s  "
-                f"{self.left(progress)} left",
+                f"{self.left(progress)}",
                 flush=True,
             )
 
@@ -272,7 +273,7 @@ class TextView(RunView):
         if (p := self.last) is not None:
             width = max(20, min(80, shutil.get_terminal_size().columns - 24))
             rows.add_row("done", ProgressBar(total=1.0, completed=p.fraction, width=width))
-            rows.add_row("step", f"{p.step:,}   {p.tokens:,} tokens   {self.left(p)} left")
+            rows.add_row("step", f"{p.step:,}   {p.tokens:,} tokens   {self.left(p)}")
             rows.add_row("loss", f"{p.loss:.4f} nats per token   rate {p.learning_rate:.2f}")
             rows.add_row("", Text(curve(self.losses, width), style="cyan"))
             rows.add_row(
@@ -325,6 +326,11 @@ def command() -> str:
         return "cerulea"
     path = sys.argv[0]
     return os.path.relpath(path) if path.endswith("cerulea") else "python -m cerulea.cli.main"
+
+
+def counted(number: int, what: str) -> str:
+    """1 thread, 2 threads."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def duration(seconds: float) -> str:

@@ -55,7 +55,7 @@ class PlayView(RunView):
                 f"step {event.step:>6,}  {event.agent_steps / 1e6:8.2f} M learned from  "
                 f"{event.agent_steps_per_s:>8,.0f} played/s  {years}{_shares(event.win_shares, 3)}  "
                 f"online rating {event.rating:.1f}  entropy {event.entropy:.2f}  {event.elapsed_s:6.1f} s  "
-                f"{self.left(event)} left",
+                f"{self.left(event)}",
                 flush=True,
             )
 
@@ -65,7 +65,7 @@ class PlayView(RunView):
         if (p := self.last) is not None:
             width = max(20, min(60, shutil.get_terminal_size().columns - 64))
             rows.add_row("done", ProgressBar(total=1.0, completed=p.fraction, width=width))
-            rows.add_row("step", f"{p.step:,}   {p.agent_steps:,} decisions learned from   {self.left(p)} left")
+            rows.add_row("step", f"{p.step:,}   {p.agent_steps:,} decisions learned from   {self.left(p)}")
             years = f"   {p.match_years_per_day:,.1f} match-years a day" if p.match_years_per_day else ""
             rows.add_row("speed", f"{p.agent_steps_per_s:,.0f} decisions/s of all who play{years}")
             rows.add_row(
@@ -99,7 +99,9 @@ class PlayView(RunView):
         )
         shares = done.score.get("win_shares") or {}
         if shares:
-            print(f"won:    {_shares(shares, len(shares))}")
+            late = done.score.get("timeouts") or {}
+            told = (f"{name} {share:.0%}{_late(late.get(name, 0.0))}" for name, share in shares.items())
+            print(f"won:    {'  '.join(told)}")
         self.closing(done)
 
     def scored(self, result: dict[str, Any]) -> str:
@@ -120,6 +122,11 @@ class PlayView(RunView):
 
 def _shares(shares: dict[str, float], most: int) -> str:
     return "  ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:most])
+
+
+def _late(share: float) -> str:
+    """The share of matches that ran out of time, which are nobody's win."""
+    return f" ({share:.0%} out of time)" if share else ""
 
 
 def _bar(share: float) -> str:

@@ -34,7 +34,18 @@ from cerulea.store.database import Tx
 from cerulea.train.recipe import Recipe, TextRecipe
 
 SPENT_S = 1.0  # between looks at what a run has cost
-SCORES = ("bits_per_byte", "loss", "rating", "low", "high", "win_shares", "episode_return", "game", "game_version")
+SCORES = (
+    "bits_per_byte",
+    "loss",
+    "rating",
+    "low",
+    "high",
+    "win_shares",
+    "timeouts",
+    "episode_return",
+    "game",
+    "game_version",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

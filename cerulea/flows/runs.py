@@ -19,17 +19,16 @@ from cerulea.nn.precision import Execution
 from cerulea.train.recipe import Recipe
 from cerulea.train.record import now, read_metrics, surroundings, update_record
 
-# Keys that end a run; a finished run goes on when one of them changes.
-LIMITS = (
-    "steps",
-    "tokens",
-    "agent_steps",
-    "epochs",
-    "minutes",
-    "target_bits_per_byte",
-    "target_return",
-    "patience",
-)
+# Keys that end a run, by the reason that it gives; a finished run goes on when the one that ended it changes.
+LIMITS = {
+    "steps": ("steps",),
+    "tokens": ("tokens",),
+    "agent_steps": ("agent_steps",),
+    "epochs": ("epochs",),
+    "minutes": ("minutes",),
+    "target": ("target_bits_per_byte", "target_return"),
+    "patience": ("patience",),
+}
 
 
 def unfinished_run(settings: Settings, recipe: Recipe) -> Path:
@@ -37,20 +36,20 @@ def unfinished_run(settings: Settings, recipe: Recipe) -> Path:
 
     Raises:
         NotFound: there is no run of that name.
-        Conflict: the newest one is finished, and the recipe's limits are what they were.
+        Conflict: the newest one is finished, and the limit that ended it is what it was.
     """
     name = recipe.name
     runs = [folder for folder in list_runs(settings) if read_json(folder / "run.json")["recipe"]["name"] == name]
     if not runs:
         raise NotFound(f"There is no run of {name!r} to resume.", fix="Start one: the same command without --resume.")
     record = read_json(runs[-1] / "run.json")
-    limits = [key for key in LIMITS if hasattr(recipe.train, key)]
-    same_limits = all(record["recipe"]["train"].get(key) == getattr(recipe.train, key) for key in limits)
-    if record.get("finished") and same_limits:
+    keys = [key for key in LIMITS.get(record.get("stop_reason"), ()) if hasattr(recipe.train, key)]
+    if record.get("finished") and all(record["recipe"]["train"].get(key) == getattr(recipe.train, key) for key in keys):
+        later = " or ".join(f"--set train.{key}={getattr(recipe.train, key)}" for key in keys) or "--set train.steps=N"
         raise Conflict(
             f"Run {runs[-1].name} is finished: {record['stop_reason']}.",
-            why="There is nothing left to do within its limits.",
-            fix="Give it a later end, for example --set train.steps=N, or start a new run without --resume.",
+            why="What ended it is what it was, so that there is nothing left to do.",
+            fix=f"Give it a later end than {later}, or start a new run without --resume.",
         )
     return runs[-1]
 

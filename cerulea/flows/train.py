@@ -87,7 +87,8 @@ def train(
         verified = team.leaders(verified)
         for warning in story.warnings():
             yield Note(warning)
-        yield Started(folder.name, folder, recipe, execution, story.parameters, story.facts, verified)
+        facts = {**story.facts, "processes": team.ranks}
+        yield Started(folder.name, folder, recipe, execution, story.parameters, facts, verified)
         with _stop_signals() as asked:
             if team.leads:
                 begin_record(folder, recipe, story.record, execution, resume)

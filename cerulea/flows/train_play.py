@@ -265,6 +265,7 @@ class PlayStory:
             "low": round(own.low, 2),
             "high": round(own.high, 2),
             "win_shares": {share.opponent: round(share.share, 4) for share in judged.shares},
+            "timeouts": {share.opponent: round(share.timeouts / share.n, 4) for share in judged.shares},
             **{key: value for key, value in judged.as_json().items() if key != "forgetting"},
             "forgetting": judged.forgetting,
         }

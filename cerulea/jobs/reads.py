@@ -59,7 +59,7 @@ class JobReads:
             raise NotFound(
                 f"There is no job {job!r}.",
                 why=f"The nearest is {near[0]}." if near else "",
-                fix="See what there is: cerulea ps",
+                fix="See what there is, also what has ended: cerulea ps --all",
             )
         return job_of(row)
 

@@ -217,9 +217,14 @@ def train_bpe(texts: Iterator[str], vocab: int) -> Tokenizer:
         raise TokenizerInvalid(
             f"The training text gives only {library.get_vocab_size() + len(SPECIALS)} of {vocab} ids.",
             why="There are no more pairs of tokens to merge.",
-            fix="Lower tokenizer.vocab or give more text.",
+            fix=f"Give more text, or ask for fewer: --set tokenizer.vocab={_below(library.get_vocab_size(), least)}",
         )
     return _finished(library, "bpe")
+
+
+def _below(size: int, least: int) -> int:
+    """A vocabulary that a text of so many tokens has for certain: rounded down to 64."""
+    return max(least, size // 64 * 64)
 
 
 def gpt2_tokenizer(folder: Path) -> Tokenizer:

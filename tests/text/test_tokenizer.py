@@ -111,6 +111,16 @@ def test_a_vocabulary_that_cannot_be_is_refused(vocab: int, message: str):
         train_bpe(iter([prose(1, 300)]), vocab)
 
 
+def test_the_refusal_of_too_large_a_vocabulary_names_one_that_the_text_has():
+    text = prose(1, 3000)
+    with pytest.raises(TokenizerInvalid) as refused:
+        train_bpe(iter([text]), 5000)
+
+    named = int(refused.value.fix.rpartition("=")[2])
+
+    assert train_bpe(iter([text]), named).vocab == named
+
+
 def test_a_document_that_spells_a_special_token_gets_none(bpe: Tokenizer):
     """Only a prompt may spell them."""
     text = "a<|endoftext|>b"
