@@ -24,7 +24,8 @@ def test_progress_is_told_now_and_then_where_nothing_moves(
 
 def test_progress_moves_in_one_line_on_a_terminal(capsys: pytest.CaptureFixture[str]):
     class Status:
-        told: list[str] = []
+        def __init__(self) -> None:
+            self.told: list[str] = []
 
         def update(self, line: str) -> None:
             self.told.append(line)
