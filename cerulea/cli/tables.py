@@ -92,7 +92,9 @@ def show_models(found: Sequence[dict[str, Any]]) -> None:
         return
     table = Table()
     names = [f"{model['model']}@{model['version']}" for model in found]
-    for column in ("model", "aliases", "kind", "parameters", "context", "score", "trained on"):
+    texts = any(model.get("context") for model in found)  # agents have none
+    columns = ("model", "aliases", "kind", "parameters", *(("context",) if texts else ()), "score", "trained on")
+    for column in columns:
         # What is to be typed is never cut off; the rest gives way where the terminal is narrow.
         widest = max(map(len, names)) if column == "model" else None
         table.add_column(
@@ -106,8 +108,8 @@ def show_models(found: Sequence[dict[str, Any]]) -> None:
             name,
             "retired" if model["retired"] else " ".join(model["aliases"]),
             str(model.get("preset", "")),
-            f"{model.get('parameters', 0):,}",
-            f"{model.get('context', 0):,}" if model.get("context") else "",
+            short(model.get("parameters", 0)),
+            *((f"{model['context']:,}" if model.get("context") else "",) if texts else ()),
             *_score(model),
         )
     Console().print(table)
@@ -119,9 +121,18 @@ def _score(model: dict[str, Any]) -> tuple[str, str]:
     if "agent_steps" in extra:
         rating, paid = extra.get("rating"), extra.get("episode_return")
         score = f"{rating:.1f} points" if rating is not None else f"return {paid:.1f}" if paid is not None else "-"
-        return score, f"{extra['agent_steps']:,} decisions"
+        return score, f"{short(extra['agent_steps'])} decisions"
     bits = model.get("bits_per_byte")
-    return f"{bits:.4f} bits/byte" if bits is not None else "-", f"{model.get('trained_tokens', 0):,} tokens"
+    return f"{bits:.4f} bits/byte" if bits is not None else "-", f"{short(model.get('trained_tokens', 0))} tokens"
+
+
+def short(number: int) -> str:
+    """Three digits of a large number: 9,999, 56.0K, 2.01M."""
+    for unit, name in ((1_000_000_000, "B"), (1_000_000, "M"), (10_000, "K")):
+        if number >= unit:
+            value = number / (1_000 if name == "K" else unit)
+            return f"{value:.{max(0, 3 - len(str(int(value))))}f}{name}"
+    return f"{number:,}"
 
 
 def show_moves(moves: Sequence[dict[str, Any]], as_json: bool) -> None:
