@@ -31,7 +31,7 @@ from cerulea.core.errors import FileTrouble, Invalid, Unreachable
 
 T = TypeVar("T")
 BATCH = 64  # functions of one group commit
-WRITER_CACHE_KB = 2048  # of a file that the system caches too; 64 MB would be a process that grows for hours
+WRITER_CACHE_KB = 512  # of a file that the system caches too; 64 MB would be a process that grows for hours
 BUSY_MS = 60_000  # how long another process's transaction is waited for
 IDLE_S = 1.0  # after which a connection to PostgreSQL is asked whether it still stands
 TRIES = 8  # of a PostgreSQL transaction that met another one
@@ -194,12 +194,12 @@ class Database:
             if address.database and address.database != ":memory:":
                 Path(address.database).parent.mkdir(parents=True, exist_ok=True)
             self.engine = sqlalchemy.create_engine(
-                address, pool_size=48, max_overflow=16, connect_args={"check_same_thread": False}
+                address, pool_size=48, max_overflow=16, pool_use_lifo=True, connect_args={"check_same_thread": False}
             )
             event.listen(self.engine, "connect", _tune_sqlite(durable))
         elif self.dialect == "postgresql":
             self.engine = sqlalchemy.create_engine(
-                address.set(drivername="postgresql+psycopg"), pool_size=16, max_overflow=32
+                address.set(drivername="postgresql+psycopg"), pool_size=16, max_overflow=32, pool_use_lifo=True
             )
             _ping_after_idling(self.engine)
             self._each_alone = self.engine.execution_options(isolation_level="AUTOCOMMIT")
