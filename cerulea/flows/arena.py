@@ -292,12 +292,17 @@ def _between(before: dict[str, Any], after: dict[str, Any], step: int, clock_s: 
     for hero in after.get("heroes", []):
         old = then[hero["id"]]
         if old["alive"] and not hero["alive"]:
-            killers = [h["name"] for h in after["heroes"] if h["kills"] > then[h["id"]]["kills"]]
+            others = [h for h in after["heroes"] if h["team"] != hero["team"]]
+            killers = [_called(h) for h in others if h["kills"] > then[h["id"]]["kills"]]
             by = f" by {' and '.join(killers)}" if killers else ""
-            yield Happened(step, clock_s, f"{hero['name']} {'AB'[hero['team']]} dies{by}", 1 - hero["team"])
+            yield Happened(step, clock_s, f"{_called(hero)} dies{by}", 1 - hero["team"])
         if hero["level"] > old["level"] and hero["level"] in (5, 10):
-            what = f"{hero['name']} {'AB'[hero['team']]} reaches level {hero['level']}"
-            yield Happened(step, clock_s, what, hero["team"])
+            yield Happened(step, clock_s, f"{_called(hero)} reaches level {hero['level']}", hero["team"])
     for team, (was, now) in enumerate(zip(before.get("bosses", []), after.get("bosses", []), strict=True)):
         if now > was:
             yield Happened(step, clock_s, f"side {'AB'[team]} takes the boss", team)
+
+
+def _called(hero: dict[str, Any]) -> str:
+    """A hero's name and side: both sides may have the same one."""
+    return f"{hero['name']} {'AB'[hero['team']]}"
