@@ -33,7 +33,7 @@ HELP = """/new            begin anew          /system TEXT    what the model is 
 /set NAME VALUE temperature, top_p, top_k, max_tokens or seed
 /save FILE      write the conversation as JSON lines
 /quit           leave; so does Ctrl-D. Ctrl-C ends an answer."""
-LOADING = "is being loaded (about 20 s the first time)"
+LOADING = "is loaded if need be (about 20 s the first time)"
 SETTINGS: dict[str, Callable[[str], Any]] = {
     "temperature": float,
     "top_p": float,

@@ -194,7 +194,7 @@ def sample(
 
     text = sys.stdin.read() if prompt == "-" else prompt
     how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "n": n}
-    with client_of(context, home, url) as client, waiting(f"{model} {LOADING}"):
+    with client_of(context, home, url) as client, waiting(f"{model} {LOADING}, and writes"):
         client.write.on_loading = tell_loading
         written = client.write.texts(model, text, add_special_tokens=True, fit_context=True, **how)
     for i, one in enumerate(written):

@@ -68,9 +68,10 @@ def show(values: Iterable[Any], as_json: bool, columns: dict[str, Callable[[Any]
 
     table = Table()
     rows = [[str(cell(value)) for cell in columns.values()] for value in found]
+    widest = max(len(row[0]) for row in rows)
     for number, name in enumerate(columns):
         # The first names what may be typed next: it is never cut off.
-        table.add_column(name, overflow="fold", min_width=max(len(row[0]) for row in rows) if number == 0 else None)
+        table.add_column(name, overflow="fold", no_wrap=number == 0, min_width=widest if number == 0 else None)
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -101,6 +101,7 @@ def show_models(found: Sequence[dict[str, Any]]) -> None:
             column,
             justify="left" if column in ("model", "aliases", "kind") else "right",
             overflow="fold",
+            no_wrap=column == "model",
             min_width=widest,
         )
     for name, model in zip(names, found, strict=True):
@@ -128,11 +129,12 @@ def _score(model: dict[str, Any]) -> tuple[str, str]:
 
 def short(number: int) -> str:
     """Three digits of a large number: 9,999, 56.0K, 2.01M."""
-    for unit, name in ((1_000_000_000, "B"), (1_000_000, "M"), (10_000, "K")):
-        if number >= unit:
-            value = number / (1_000 if name == "K" else unit)
-            return f"{value:.{max(0, 3 - len(str(int(value))))}f}{name}"
-    return f"{number:,}"
+    if number < 10_000:
+        return f"{number:,}"
+    rounded = float(f"{number:.3g}")
+    unit, name = next(each for each in ((1e9, "B"), (1e6, "M"), (1e3, "K")) if rounded >= each[0])
+    value = rounded / unit
+    return f"{value:.{3 - len(str(int(value)))}f}{name}" if value < 1000 else f"{value:,.0f}{name}"
 
 
 def show_moves(moves: Sequence[dict[str, Any]], as_json: bool) -> None:

@@ -250,7 +250,7 @@ class TextView(RunView):
             print(
                 f"step {progress.step:>6,}  loss {progress.loss:.4f}  {progress.tokens_per_s:>9,.0f} tokens/s  "
                 f"{progress.flops_utilization:4.0%} of peak  {progress.elapsed_s:6.1f} s  "
-                f"{self.left(progress)}",
+                f"{self.left(progress)}".rstrip(),
                 flush=True,
             )
 

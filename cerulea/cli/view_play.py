@@ -55,7 +55,7 @@ class PlayView(RunView):
                 f"step {event.step:>6,}  {event.agent_steps / 1e6:8.2f} M learned from  "
                 f"{event.agent_steps_per_s:>8,.0f} played/s  {years}{_shares(event.win_shares, 3)}  "
                 f"online rating {event.rating:.1f}  entropy {event.entropy:.2f}  {event.elapsed_s:6.1f} s  "
-                f"{self.left(event)}",
+                f"{self.left(event)}".rstrip(),
                 flush=True,
             )
 
@@ -101,7 +101,7 @@ class PlayView(RunView):
         if shares:
             late = done.score.get("timeouts") or {}
             told = (f"{name} {share:.0%}{_late(late.get(name, 0.0))}" for name, share in shares.items())
-            print(f"won:    {'  '.join(told)}")
+            print(f"won:    {'; '.join(told)}")
         self.closing(done)
 
     def scored(self, result: dict[str, Any]) -> str:
@@ -126,7 +126,7 @@ def _shares(shares: dict[str, float], most: int) -> str:
 
 def _late(share: float) -> str:
     """The share of matches that ran out of time, which are nobody's win."""
-    return f" ({share:.0%} out of time)" if share else ""
+    return f", {share:.0%} ran out of time" if share else ""
 
 
 def _bar(share: float) -> str:

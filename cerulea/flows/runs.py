@@ -19,7 +19,7 @@ from cerulea.nn.precision import Execution
 from cerulea.train.recipe import Recipe
 from cerulea.train.record import now, read_metrics, surroundings, update_record
 
-# Keys that end a run, by the reason that it gives; a finished run goes on when the one that ended it changes.
+# Keys that end a run, by the reason that it gives; a finished run goes on when the one that ended it is later.
 LIMITS = {
     "steps": ("steps",),
     "tokens": ("tokens",),
@@ -43,15 +43,25 @@ def unfinished_run(settings: Settings, recipe: Recipe) -> Path:
     if not runs:
         raise NotFound(f"There is no run of {name!r} to resume.", fix="Start one: the same command without --resume.")
     record = read_json(runs[-1] / "run.json")
-    keys = [key for key in LIMITS.get(record.get("stop_reason"), ()) if hasattr(recipe.train, key)]
-    if record.get("finished") and all(record["recipe"]["train"].get(key) == getattr(recipe.train, key) for key in keys):
-        later = " or ".join(f"--set train.{key}={getattr(recipe.train, key)}" for key in keys) or "--set train.steps=N"
+    before = record["recipe"]["train"]
+    keys = [key for key in LIMITS.get(record.get("stop_reason"), ()) if before.get(key) and hasattr(recipe.train, key)]
+    if record.get("finished") and not any(_is_later(key, before[key], getattr(recipe.train, key)) for key in keys):
         raise Conflict(
             f"Run {runs[-1].name} is finished: {record['stop_reason']}.",
-            why="What ended it is what it was, so that there is nothing left to do.",
-            fix=f"Give it a later end than {later}, or start a new run without --resume.",
+            why=" ".join(f"It ended at train.{key}={before[key]}, and is to end there or sooner." for key in keys),
+            fix=" ".join(_raised(key, before[key]) for key in keys) + "Or start a new run without --resume.",
         )
     return runs[-1]
+
+
+def _is_later(key: str, before: float, now: float) -> bool:
+    """Whether a limit lets a run go on that it has ended; 0 is none."""
+    return not now or (now < before if key == "target_bits_per_byte" else now > before)
+
+
+def _raised(key: str, before: float) -> str:
+    side = "below" if key == "target_bits_per_byte" else "above"
+    return f"Give it a later end: --set train.{key}=N with N {side} {before}. "
 
 
 @contextlib.contextmanager

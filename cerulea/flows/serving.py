@@ -311,10 +311,15 @@ class Gateway:
     async def close(self) -> None:
         """Stop what runs, settle it, and end every model."""
         self.draining = True
-        self.abort()
-        await self.idle()
-        await self.crew.close()
-        await self.host.close()
+        try:
+            while True:
+                self.abort()
+                await self.idle()
+                await self.crew.close()
+                if not self.busy:  # else a request's bill was being opened meanwhile
+                    return
+        finally:
+            await self.host.close()
 
     async def idle(self) -> None:
         """Return when nothing runs: what runs is finished, and settled."""

@@ -172,7 +172,7 @@ def test_a_finished_run_is_not_resumed_by_mistake(trained: tuple):
 
     error = home.run("train", recipe, "--data", home.home.parent / "corpus", "--resume", code=5).stderr
 
-    assert "is finished: steps" in error and "--set train.steps=30" in error
+    assert "is finished: steps" in error and "--set train.steps=N with N above 30" in error
 
     another = home.run(
         "train", recipe, "--data", home.home.parent / "corpus", "--resume", "--set", "train.minutes=99", code=5

@@ -6,7 +6,7 @@ import pytest
 
 from cerulea.cli import lines
 from cerulea.cli.reach import show
-from cerulea.cli.tables import show_models
+from cerulea.cli.tables import short, show_models
 
 
 def test_progress_is_told_now_and_then_where_nothing_moves(
@@ -50,3 +50,12 @@ def test_names_in_tables_are_whole_in_a_narrow_terminal(
     told = capsys.readouterr().out
     for name in names:
         assert f"{name}@12" in told and f" {name} " in told
+    assert all(len(line) <= 60 and line[-1] in "┓┃┩│┘" for line in told.splitlines()), "no column is cropped"
+
+
+def test_large_numbers_have_three_digits():
+    numbers = (7, 9_999, 10_000, 56_008, 99_999, 999_999, 2_006_345, 9_999_999, 124_000_000, 999_999_999, 1_558_000_000)
+
+    assert [short(number) for number in numbers] == [
+        "7", "9,999", "10.0K", "56.0K", "100K", "1.00M", "2.01M", "10.0M", "124M", "1.00B", "1.56B"
+    ]  # fmt: skip

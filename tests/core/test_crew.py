@@ -10,6 +10,7 @@ import time
 import pytest
 
 from cerulea.core.crew import Crew
+from cerulea.core.errors import CeruleaError, FileTrouble, FundTooLow, Unreachable
 
 
 def test_results_and_errors_come_back_from_other_threads():
@@ -162,3 +163,39 @@ def test_a_system_without_threads_is_survived(monkeypatch: pytest.MonkeyPatch):
         await crew.close()
 
     asyncio.run(story())
+
+
+def test_an_exception_that_means_something_else_to_a_coroutine_is_wrapped():
+    async def story() -> None:
+        crew = Crew(1, "crew")
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(crew.do(lambda: next(iter(()))), 20)
+        await crew.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("error", "by_leave", "logged"),
+    [(FundTooLow, False, False), (Unreachable, False, True), (FileTrouble, False, True), (FundTooLow, True, True)],
+)
+def test_a_refusal_that_nobody_waits_for_is_no_trouble_and_trouble_is_said(
+    error: type[CeruleaError], by_leave: bool, logged: bool, caplog: pytest.LogCaptureFixture
+):
+    def fail() -> None:
+        raise error("no")
+
+    async def story() -> None:
+        crew = Crew(1, "crew")
+        if by_leave:
+            crew.leave(fail)
+        else:
+            task = asyncio.create_task(crew.do(fail))
+            await asyncio.sleep(0)
+            task.cancel()
+        await crew.close()
+
+    with caplog.at_level(logging.ERROR, "cerulea.crew"):
+        asyncio.run(story())
+
+    assert ("nobody waits any more" in caplog.text) == logged
