@@ -36,7 +36,7 @@ def unfinished_run(settings: Settings, recipe: Recipe) -> Path:
 
     Raises:
         NotFound: there is no run of that name.
-        Conflict: the newest one is finished, and the limit that ended it is what it was.
+        Conflict: the newest one is finished, and the limit that ended it is no later than it was.
     """
     name = recipe.name
     runs = [folder for folder in list_runs(settings) if read_json(folder / "run.json")["recipe"]["name"] == name]
@@ -44,7 +44,9 @@ def unfinished_run(settings: Settings, recipe: Recipe) -> Path:
         raise NotFound(f"There is no run of {name!r} to resume.", fix="Start one: the same command without --resume.")
     record = read_json(runs[-1] / "run.json")
     before = record["recipe"]["train"]
-    keys = [key for key in LIMITS.get(record.get("stop_reason"), ()) if before.get(key) and hasattr(recipe.train, key)]
+    limits = [key for each in LIMITS.values() for key in each if before.get(key) and hasattr(recipe.train, key)]
+    # Where the record does not tell which one ended it, any of them may have.
+    keys = [key for key in limits if key in LIMITS.get(record.get("stop_reason"), ())] or limits
     if record.get("finished") and not any(_is_later(key, before[key], getattr(recipe.train, key)) for key in keys):
         raise Conflict(
             f"Run {runs[-1].name} is finished: {record['stop_reason']}.",
