@@ -19,17 +19,6 @@ from cerulea.nn.precision import Execution
 from cerulea.train.recipe import Recipe
 from cerulea.train.record import now, read_metrics, surroundings, update_record
 
-# Keys that end a run, by the reason that it gives; a finished run goes on when the one that ended it is later.
-LIMITS = {
-    "steps": ("steps",),
-    "tokens": ("tokens",),
-    "agent_steps": ("agent_steps",),
-    "epochs": ("epochs",),
-    "minutes": ("minutes",),
-    "target": ("target_bits_per_byte", "target_return"),
-    "patience": ("patience",),
-}
-
 
 def unfinished_run(settings: Settings, recipe: Recipe) -> Path:
     """The newest run of a recipe's name, if it did not reach its end or is given a later one.
@@ -44,9 +33,10 @@ def unfinished_run(settings: Settings, recipe: Recipe) -> Path:
         raise NotFound(f"There is no run of {name!r} to resume.", fix="Start one: the same command without --resume.")
     record = read_json(runs[-1] / "run.json")
     before = record["recipe"]["train"]
-    limits = [key for each in LIMITS.values() for key in each if before.get(key) and hasattr(recipe.train, key)]
+    limits = [key for key in recipe.ends.values() if before.get(key)]
+    ended_it = recipe.ends.get(record.get("stop_reason", ""), "")
     # Where the record does not tell which one ended it, any of them may have.
-    keys = [key for key in limits if key in LIMITS.get(record.get("stop_reason"), ())] or limits
+    keys = [ended_it] if ended_it in limits else limits
     if record.get("finished") and not any(_is_later(key, before[key], getattr(recipe.train, key)) for key in keys):
         raise Conflict(
             f"Run {runs[-1].name} is finished: {record['stop_reason']}.",

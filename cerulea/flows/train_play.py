@@ -47,7 +47,7 @@ RATED_S = 60.0  # about so long they may take: a slow game is played less often
 class PlayStory:
     """One self-play run."""
 
-    end_reasons: tuple[str, ...] = ("steps", "agent_steps", "minutes", "target")
+    end_reasons: tuple[str, ...] = tuple(PlayRecipe.ends)
 
     def __init__(self, settings: Settings, recipe: PlayRecipe) -> None:
         self.settings, self.recipe = settings, recipe

@@ -35,7 +35,7 @@ from cerulea.train.text import train_text
 class TextStory:
     """One text run."""
 
-    end_reasons: tuple[str, ...] = ("steps", "tokens", "epochs", "minutes", "target", "patience")
+    end_reasons: tuple[str, ...] = tuple(TextRecipe.ends)
 
     def __init__(self, settings: Settings, recipe: TextRecipe) -> None:
         self.settings, self.recipe = settings, recipe

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from cerulea.core.errors import RecipeInvalid
 from cerulea.core.names import NAME_RULE, is_name
@@ -101,6 +101,12 @@ class OpponentKeys:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayRecipe:
     """A self-play run from nothing to an agent."""
+
+    # The key of [train] that ends a run, by the reason that the run gives.
+    ends: ClassVar[dict[str, str]] = {
+        **{key: key for key in ("steps", "agent_steps", "minutes")},
+        "target": "target_return",
+    }
 
     kind: str = key("selfplay", "What is trained; `selfplay` is a player of a game.")
     name: str = key("player", "The agent's name among your models.")

@@ -20,7 +20,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cerulea.core.errors import NotFound, RecipeInvalid
 from cerulea.core.names import NAME_RULE, is_name
@@ -133,6 +133,12 @@ class TrainKeys:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextRecipe:
     """A text run from corpus to checkpoint."""
+
+    # The key of [train] that ends a run, by the reason that the run gives.
+    ends: ClassVar[dict[str, str]] = {
+        **{key: key for key in ("steps", "tokens", "epochs", "minutes", "patience")},
+        "target": "target_bits_per_byte",
+    }
 
     kind: str = key("text", "What is trained; `text` is a language model.")
     name: str = key("model", "The model's name among your models.")
