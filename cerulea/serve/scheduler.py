@@ -6,11 +6,13 @@ Policy:  running sequences go first, a token each, so that no stream stands stil
          reads prompts. Teams that were served least go first, by tokens; inside a team the one that came first. A team
          with nothing running may start beyond the usual number of rows, so that a flood of another team does not
          make it wait for one of its sequences to end; the last part of its prompt is read in a step of its own, so
-         that its first token does not wait for theirs.
+         that its first token does not wait for theirs. Of those who begin together each has its first token as soon as
+         its prompt is read, and the second when all have had the first: a burst takes fewer steps, and ends sooner.
 Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
          times what it takes once those write who begin together, by measured costs. Those who write stand still for at
          most `STILL` of their steps, never in two steps that follow one another, and the next step reads less for it:
-         so no stream has a gap of more than 1 + `STILL` of those that it has when all who run write.
+         so no stream has a gap of more than 1 + `STILL` of those that it has when all who run write, but for the one
+         after its first token, where others begin with it: that lasts until `BURST_MS` are over without any writing.
 Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tokens (`sampler`).
 """
 
@@ -25,6 +27,7 @@ STRETCH = 1.8  # how much longer a step may become by reading prompts, while oth
 STILL = 1.6  # how long they may stand still for others' first tokens, in steps without any reading
 LEAST_CHUNK = 16  # tokens of a prompt that a step reads at least: below, it costs the same
 MOST_CHUNK = 512  # and at most, so that newcomers are seen soon
+BURST_MS = 1000.0  # how long prompts are read, one after the other, before those who have begun go on
 SPARE_ROWS = 2  # beyond `most_running`, for teams with nothing running
 WRITTEN_WEIGHT = 2  # a token written counts as much as so many read
 SMOOTHING = 0.2  # weight of the newest step in measured costs
@@ -47,6 +50,11 @@ class Planned(Protocol):
     @property
     def will_write(self) -> bool:
         """Whether it writes more than the token after its prompt."""
+        ...
+
+    @property
+    def begins(self) -> bool:
+        """Whether it has written its first token and no other."""
         ...
 
     @property
@@ -96,6 +104,11 @@ class Costs:
         spare_ms = most_ms - self.of_writing(writing)
         return max(LEAST_CHUNK, min(MOST_CHUNK, int(spare_ms / self.reading_ms)))
 
+    def chunk_silent(self, silent_ms: float) -> int:
+        """How many may be read before those who begin together go on, when nobody wrote for so long; 0 for none."""
+        tokens = int((BURST_MS - silent_ms) / self.reading_ms)
+        return min(MOST_CHUNK // 2, tokens) if tokens >= LEAST_CHUNK else 0
+
     def chunk_alone(self, running: int) -> int:
         """How many a step may read in which all who write stand still, where so many run."""
         return min(MOST_CHUNK, int(STILL * self.of_writing(running) / self.reading_ms))
@@ -114,6 +127,7 @@ class Scheduler(Generic[S]):
         self._lines: dict[str, deque[S]] = {}
         self._served: dict[str, int] = {}  # tokens, weighted, of teams that wait or run
         self._still_ms: float | None = None  # that the last step took, where nobody who writes had a token of it
+        self._silent_ms = 0.0  # that steps took since the last one in which anybody went on writing
         self._mixed = 0  # steps since the last one in which only those who write had a token
         self.waiting = 0
 
@@ -178,10 +192,17 @@ class Scheduler(Generic[S]):
         reading = sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0))
         if writes and self._still_ms is None and (firsts := self._firsts(running, reading)):
             return firsts
+        together = writes and all(one.begins for one, _ in writes)
+        if together and (reads := self._reads(reading, self.costs.chunk_silent(self._silent_ms))):
+            return reads
         if writes and self._mixed >= MIXED:
             return writes
         soon = len(writes) + sum(one.will_write for one in reading)
-        left, reads = self.costs.chunk(len(writes), soon, self._still_ms or 0.0), []
+        return writes + self._reads(reading, self.costs.chunk(len(writes), soon, self._still_ms or 0.0))
+
+    def _reads(self, reading: list[S], left: int) -> list[tuple[S, int]]:
+        """So many tokens of prompts, in this order."""
+        reads = []
         for one in reading:
             if left <= 0:
                 break
@@ -189,12 +210,13 @@ class Scheduler(Generic[S]):
             count = min(left, one.to_read if one.may_go_on else one.to_read - 1)
             reads.append((one, count))
             left -= count
-        return writes + reads
+        return reads
 
     def ran(self, plan: list[tuple[S, int]], step_ms: float) -> None:
         """A step that was planned so took this long."""
         writing, read = sum(n == 1 for _, n in plan), sum(n for _, n in plan if n > 1)
         self._still_ms = None if writing else step_ms
+        self._silent_ms = 0.0 if writing else self._silent_ms + step_ms
         self._mixed = self._mixed + 1 if read else 0
         self.costs.note(writing, read, step_ms)
 

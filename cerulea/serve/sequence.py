@@ -65,6 +65,11 @@ class Tracked:
         return not self.request.embed and self.request.sampling.max_tokens > 1
 
     @property
+    def begins(self) -> bool:
+        """Whether it has written its first token and no other."""
+        return self.written == 1
+
+    @property
     def may_go_on(self) -> bool:
         """Whether computing its last known token is of use: a token after it is leased, or none is asked for."""
         most = self.request.sampling.max_tokens

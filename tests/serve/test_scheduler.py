@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cerulea.serve.scheduler import LEAST_CHUNK, MOST_CHUNK, STILL, STRETCH, Costs, Scheduler
+from cerulea.serve.scheduler import BURST_MS, LEAST_CHUNK, MOST_CHUNK, STILL, STRETCH, Costs, Scheduler
 
 
 @dataclass(eq=False)
@@ -13,6 +13,7 @@ class One:
     to_read: int = 1
     may_go_on: bool = True
     will_write: bool = True
+    begins: bool = False
 
 
 def started(scheduler: Scheduler, running: list[One], rows: int = 64) -> list[One]:
@@ -139,6 +140,43 @@ def test_while_many_begin_and_few_write_a_step_may_take_as_long_as_it_will_when_
     for one in running[1:]:  # scores and embeddings, however many: no step of theirs will ever be a step of writers
         one.will_write = False
     assert sum(n for _, n in scheduler.plan(running) if n > 1) == max(LEAST_CHUNK, int((STRETCH - 1) * 10 / 0.5))
+
+
+def test_those_who_begin_together_go_on_when_all_have_their_first_token():
+    scheduler: Scheduler = Scheduler(8)
+    scheduler.costs = Costs(writing_ms={1: 20.0}, reading_ms=1.0)
+    begun, first, second = One("sea", begins=True), One("sea", 200), One("sky", 200)
+
+    assert scheduler.plan([begun, first, second]) == [(first, 200), (second, MOST_CHUNK // 2 - 200)]
+    scheduler.ran([(first, 200)], 200.0)
+    first.to_read, first.begins = 1, True
+    assert scheduler.plan([begun, first, second]) == [(second, 200)]
+    second.to_read, second.begins = 1, True
+    assert scheduler.plan([begun, first, second]) == [(begun, 1), (first, 1), (second, 1)]
+
+
+def test_who_begins_does_not_wait_for_others_without_end():
+    scheduler: Scheduler = Scheduler(8)
+    scheduler.costs = Costs(writing_ms={1: 20.0}, reading_ms=1.0)
+    begun, long = One("sea", begins=True), One("sea", 10_000)
+    silent_ms = 0.0
+
+    while (begun, 1) not in (plan := scheduler.plan([begun, long])):
+        took = sum(tokens for _, tokens in plan) * scheduler.costs.reading_ms
+        scheduler.ran(plan, took)
+        silent_ms += took
+    assert BURST_MS - LEAST_CHUNK < silent_ms <= BURST_MS
+    scheduler.ran(plan, 30.0)
+    begun.begins = False
+    assert (begun, 1) in scheduler.plan([begun, long])
+
+
+def test_who_writes_already_does_not_wait_for_those_who_begin():
+    scheduler: Scheduler = Scheduler(8)
+    scheduler.costs = Costs(writing_ms={2: 20.0}, reading_ms=1.0)
+    writes, begins, reads = One("sea"), One("sea", begins=True), One("sea", 200)
+
+    assert scheduler.plan([writes, begins, reads])[:2] == [(writes, 1), (begins, 1)]
 
 
 def writers_and(*more: One) -> tuple[Scheduler, list[One]]:
