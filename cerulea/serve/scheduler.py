@@ -26,7 +26,8 @@ from typing import Generic, Protocol, TypeVar
 STRETCH = 1.8  # how much longer a step may become by reading prompts, while others write
 STILL = 1.6  # how long they may stand still for others' first tokens, in steps without any reading
 LEAST_CHUNK = 16  # tokens of a prompt that a step reads at least: below, it costs the same
-MOST_CHUNK = 512  # and at most, so that newcomers are seen soon
+MOST_CHUNK = 512  # and at most
+SOON_MS = 75.0  # for which a step may read while nobody writes, so that newcomers are seen soon
 BURST_MS = 1000.0  # how long prompts are read, one after the other, before those who have begun go on
 SPARE_ROWS = 2  # beyond `most_running`, for teams with nothing running
 WRITTEN_WEIGHT = 2  # a token written counts as much as so many read
@@ -98,7 +99,7 @@ class Costs:
             still_ms: how long those who write stood still in the step before.
         """
         if not writing:
-            return MOST_CHUNK
+            return self._soon()
         usual_ms = self.of_writing(max(writing, soon - 1))
         most_ms = min(STRETCH * usual_ms, (1 + STILL) * usual_ms - still_ms)
         spare_ms = most_ms - self.of_writing(writing)
@@ -107,7 +108,11 @@ class Costs:
     def chunk_silent(self, silent_ms: float) -> int:
         """How many may be read before those who begin together go on, when nobody wrote for so long; 0 for none."""
         tokens = int((BURST_MS - silent_ms) / self.reading_ms)
-        return min(MOST_CHUNK // 2, tokens) if tokens >= LEAST_CHUNK else 0
+        return min(self._soon(), tokens) if tokens >= LEAST_CHUNK else 0
+
+    def _soon(self) -> int:
+        """How many a step may read in which nobody writes."""
+        return max(LEAST_CHUNK, min(MOST_CHUNK, int(SOON_MS / self.reading_ms)))
 
     def chunk_alone(self, running: int) -> int:
         """How many a step may read in which all who write stand still, where so many run."""
@@ -190,10 +195,10 @@ class Scheduler(Generic[S]):
         writes = [(one, 1) for one in running if one.to_read == 1 and one.may_go_on]
         # Least served team first; sorting keeps the order of arrival inside a team.
         reading = sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0))
-        if writes and self._still_ms is None and (firsts := self._firsts(running, reading)):
+        silent = self.costs.chunk_silent(self._silent_ms) if all(one.begins for one, _ in writes) else 0
+        if writes and (silent or self._still_ms is None) and (firsts := self._firsts(running, reading)):
             return firsts
-        together = writes and all(one.begins for one, _ in writes)
-        if together and (reads := self._reads(reading, self.costs.chunk_silent(self._silent_ms))):
+        if writes and silent and (reads := self._reads(reading, silent)):
             return reads
         if writes and self._mixed >= MIXED:
             return writes

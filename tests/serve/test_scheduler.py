@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cerulea.serve.scheduler import BURST_MS, LEAST_CHUNK, MOST_CHUNK, STILL, STRETCH, Costs, Scheduler
+from cerulea.serve.scheduler import BURST_MS, LEAST_CHUNK, MOST_CHUNK, SOON_MS, STILL, STRETCH, Costs, Scheduler
 
 
 @dataclass(eq=False)
@@ -144,11 +144,11 @@ def test_while_many_begin_and_few_write_a_step_may_take_as_long_as_it_will_when_
 
 def test_those_who_begin_together_go_on_when_all_have_their_first_token():
     scheduler: Scheduler = Scheduler(8)
-    scheduler.costs = Costs(writing_ms={1: 20.0}, reading_ms=1.0)
+    scheduler.costs = Costs(writing_ms={1: 20.0}, reading_ms=SOON_MS / 300)
     begun, first, second = One("sea", begins=True), One("sea", 200), One("sky", 200)
 
-    assert scheduler.plan([begun, first, second]) == [(first, 200), (second, MOST_CHUNK // 2 - 200)]
-    scheduler.ran([(first, 200)], 200.0)
+    assert scheduler.plan([begun, first, second]) == [(first, 200), (second, 100)]
+    scheduler.ran([(first, 200)], SOON_MS * 200 / 300)
     first.to_read, first.begins = 1, True
     assert scheduler.plan([begun, first, second]) == [(second, 200)]
     second.to_read, second.begins = 1, True
@@ -279,7 +279,8 @@ def test_what_has_no_lease_waits_and_keeps_its_row():
 
 def test_costs_are_measured():
     costs = Costs()
-    assert costs.chunk(0, 1) == MOST_CHUNK
+    assert costs.chunk(0, 1) == SOON_MS, "newcomers are seen soon"
+    assert Costs(reading_ms=0.01).chunk(0, 1) == MOST_CHUNK
     for _ in range(50):
         costs.note(8, 0, 16.0)
         costs.note(8, 32, 16.0 + 32 * 0.6)
