@@ -7,7 +7,8 @@ Policy:  running sequences go first, a token each, so that no stream stands stil
          with nothing running may start beyond the usual number of rows, so that a flood of another team does not
          make it wait for one of its sequences to end; the last part of its prompt is read in a step of its own, so
          that its first token does not wait for theirs. Of those who begin together each has its first token as soon as
-         its prompt is read, and the second when all have had the first: a burst takes fewer steps, and ends sooner.
+         its prompt is read and, where nobody waits for rows, the second when all have had the first: the burst takes
+         fewer steps, and ends sooner.
 Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
          times what it takes once those write who begin together, by measured costs. Those who write stand still for at
          most `STILL` of their steps, never in two steps that follow one another, and the next step reads less for it:
@@ -195,7 +196,9 @@ class Scheduler(Generic[S]):
         writes = [(one, 1) for one in running if one.to_read == 1 and one.may_go_on]
         # Least served team first; sorting keeps the order of arrival inside a team.
         reading = sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0))
-        silent = self.costs.chunk_silent(self._silent_ms) if all(one.begins for one, _ in writes) else 0
+        # A row that comes free stays empty where nobody waits for it: then those who begin together end together.
+        together = not self.waiting and all(one.begins for one, _ in writes)
+        silent = self.costs.chunk_silent(self._silent_ms) if together else 0
         if writes and (silent or self._still_ms is None) and (firsts := self._firsts(running, reading)):
             return firsts
         if writes and silent and (reads := self._reads(reading, silent)):

@@ -148,6 +148,9 @@ def test_those_who_begin_together_go_on_when_all_have_their_first_token():
     begun, first, second = One("sea", begins=True), One("sea", 200), One("sky", 200)
 
     assert scheduler.plan([begun, first, second]) == [(first, 200), (second, 100)]
+    scheduler.add(One("sea"))
+    assert (begun, 1) in scheduler.plan([begun, first, second]), "rows would be used as they come free"
+    assert scheduler.drop(scheduler.oldest()[0])
     scheduler.ran([(first, 200)], SOON_MS * 200 / 300)
     first.to_read, first.begins = 1, True
     assert scheduler.plan([begun, first, second]) == [(second, 200)]
