@@ -212,7 +212,7 @@ class Scheduler(Generic[S]):
         """So many tokens of prompts, in this order."""
         reads = []
         for one in reading:
-            if left <= 0:
+            if left < 2:  # one token alone would look like one that is written
                 break
             # The last known token is read when the one after it is leased.
             count = min(left, one.to_read if one.may_go_on else one.to_read - 1)
