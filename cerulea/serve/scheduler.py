@@ -7,13 +7,14 @@ Policy:  running sequences go first, a token each, so that no stream stands stil
          with nothing running may start beyond the usual number of rows, so that a flood of another team does not
          make it wait for one of its sequences to end; the last part of its prompt is read in a step of its own, so
          that its first token does not wait for theirs. Of those who begin together each has its first token as soon as
-         its prompt is read and, where nobody waits for rows, the second when all have had the first: the burst takes
-         fewer steps, and ends sooner.
+         its prompt is read and, where nobody waits for rows, the second when all have had the first whom `BURST_MS` of
+         reading reach: the burst takes fewer steps, and ends sooner.
 Kept:    nobody waits behind a younger one of the same team. Reading a prompt lengthens a step to at most `STRETCH`
-         times what it takes once those write who begin together, by measured costs. Those who write stand still for at
-         most `STILL` of their steps, never in two steps that follow one another, and the next step reads less for it:
-         so no stream has a gap of more than 1 + `STILL` of those that it has when all who run write, but for the one
-         after its first token, where others begin with it: that lasts until `BURST_MS` are over without any writing.
+         times what it takes once those write who begin together, by measured costs. Those who have written two
+         tokens stand still for at most `STILL` of their steps, never in two steps that follow one another, and the next
+         step reads less for it: so no stream has a gap of more than 1 + `STILL` of those that it has when all who run
+         write. The one after its first token, where others begin with it, ends `BURST_MS` after the last step in which
+         anybody went on, or a step later.
 Not here: rows and cached prefixes (`prefix`), computing (`runner`), picking tokens (`sampler`).
 """
 
@@ -27,8 +28,9 @@ from typing import Generic, Protocol, TypeVar
 STRETCH = 1.8  # how much longer a step may become by reading prompts, while others write
 STILL = 1.6  # how long they may stand still for others' first tokens, in steps without any reading
 LEAST_CHUNK = 16  # tokens of a prompt that a step reads at least: below, it costs the same
-MOST_CHUNK = 512  # and at most
-SOON_MS = 75.0  # for which a step may read while nobody writes, so that newcomers are seen soon
+MOST_CHUNK = 512  # and at most, in any step
+SOON_CHUNK = 128  # and at least while nobody writes: fewer cost each more than they let newcomers be seen sooner,
+SOON_MS = 75.0  # more where they take no longer than this
 BURST_MS = 1000.0  # how long prompts are read, one after the other, before those who have begun go on
 SPARE_ROWS = 2  # beyond `most_running`, for teams with nothing running
 WRITTEN_WEIGHT = 2  # a token written counts as much as so many read
@@ -100,20 +102,15 @@ class Costs:
             still_ms: how long those who write stood still in the step before.
         """
         if not writing:
-            return self._soon()
+            return max(SOON_CHUNK, min(MOST_CHUNK, int(SOON_MS / self.reading_ms)))
         usual_ms = self.of_writing(max(writing, soon - 1))
         most_ms = min(STRETCH * usual_ms, (1 + STILL) * usual_ms - still_ms)
         spare_ms = most_ms - self.of_writing(writing)
         return max(LEAST_CHUNK, min(MOST_CHUNK, int(spare_ms / self.reading_ms)))
 
-    def chunk_silent(self, silent_ms: float) -> int:
-        """How many may be read before those who begin together go on, when nobody wrote for so long; 0 for none."""
-        tokens = int((BURST_MS - silent_ms) / self.reading_ms)
-        return min(self._soon(), tokens) if tokens >= LEAST_CHUNK else 0
-
-    def _soon(self) -> int:
-        """How many a step may read in which nobody writes."""
-        return max(LEAST_CHUNK, min(MOST_CHUNK, int(SOON_MS / self.reading_ms)))
+    def within_burst(self, silent_ms: float) -> int:
+        """How many can still be read before those who begin together go on, when nobody went on for so long."""
+        return max(0, int((BURST_MS - silent_ms) / self.reading_ms))
 
     def chunk_alone(self, running: int) -> int:
         """How many a step may read in which all who write stand still, where so many run."""
@@ -143,6 +140,7 @@ class Scheduler(Generic[S]):
         if team not in self._lines:
             if not self._lines and not any(True for _ in running):
                 self._served.clear()  # nobody waits or runs: all begin alike
+                self._silent_ms = 0.0
             active = {*self._lines, *(one.team for one in running)}
             if team not in active:  # who was away has no claim on what was served meanwhile
                 floor = min((self._served[one] for one in active if one in self._served), default=0)
@@ -196,17 +194,26 @@ class Scheduler(Generic[S]):
         writes = [(one, 1) for one in running if one.to_read == 1 and one.may_go_on]
         # Least served team first; sorting keeps the order of arrival inside a team.
         reading = sorted((one for one in running if one.to_read > 1), key=lambda one: self._served.get(one.team, 0))
-        # A row that comes free stays empty where nobody waits for it: then those who begin together end together.
-        together = not self.waiting and all(one.begins for one, _ in writes)
-        silent = self.costs.chunk_silent(self._silent_ms) if together else 0
-        if writes and (silent or self._still_ms is None) and (firsts := self._firsts(running, reading)):
+        burst = self._burst(writes, reading)
+        if writes and (burst or self._still_ms is None) and (firsts := self._firsts(running, reading)):
             return firsts
-        if writes and silent and (reads := self._reads(reading, silent)):
-            return reads
+        if burst:
+            return self._reads(burst, min(self.costs.chunk(0, 0), self.costs.within_burst(self._silent_ms)))
         if writes and self._mixed >= MIXED:
             return writes
         soon = len(writes) + sum(one.will_write for one in reading)
         return writes + self._reads(reading, self.costs.chunk(len(writes), soon, self._still_ms or 0.0))
+
+    def _burst(self, writes: list[tuple[S, int]], reading: list[S]) -> list[S]:
+        """Whom those who write wait for: they have begun together, and so all of them will end sooner.
+
+        Nobody is waited for who writes nothing, or has no time left to begin. Nothing is won where somebody waits for a
+        row that comes free, and nothing is done where somebody waits for an equal prompt, to copy what is read of it.
+        """
+        if not writes or self.waiting or not all(one.begins for one, _ in writes):
+            return []
+        most = self.costs.within_burst(self._silent_ms)
+        return [one for one in reading if one.will_write and one.may_go_on and one.to_read <= most]
 
     def _reads(self, reading: list[S], left: int) -> list[tuple[S, int]]:
         """So many tokens of prompts, in this order."""
@@ -216,6 +223,8 @@ class Scheduler(Generic[S]):
                 break
             # The last known token is read when the one after it is leased.
             count = min(left, one.to_read if one.may_go_on else one.to_read - 1)
+            if one.may_go_on and one.to_read - count == 1 and count > 2:  # so would one that is left
+                count -= 1
             reads.append((one, count))
             left -= count
         return reads

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cerulea.serve.scheduler import BURST_MS, LEAST_CHUNK, MOST_CHUNK, SOON_MS, STILL, STRETCH, Costs, Scheduler
+import pytest
+
+from cerulea.serve.scheduler import (
+    BURST_MS,
+    LEAST_CHUNK,
+    MOST_CHUNK,
+    SOON_CHUNK,
+    SOON_MS,
+    STILL,
+    STRETCH,
+    Costs,
+    Scheduler,
+)
 
 
 @dataclass(eq=False)
@@ -158,20 +170,81 @@ def test_those_who_begin_together_go_on_when_all_have_their_first_token():
     assert scheduler.plan([begun, first, second]) == [(begun, 1), (first, 1), (second, 1)]
 
 
+def read(plan: list[tuple[One, int]]) -> None:
+    """What was planned is done; whose prompt is read has begun."""
+    for one, tokens in plan:
+        one.to_read -= tokens
+        if not one.to_read:
+            one.to_read, one.begins = 1, True
+
+
 def test_who_begins_does_not_wait_for_others_without_end():
-    scheduler: Scheduler = Scheduler(8)
+    scheduler: Scheduler = Scheduler(64)
     scheduler.costs = Costs(writing_ms={1: 20.0}, reading_ms=1.0)
-    begun, long = One("sea", begins=True), One("sea", 10_000)
+    begun, others = One("sea", begins=True), [One("sea", 40) for _ in range(40)]
     silent_ms = 0.0
 
-    while (begun, 1) not in (plan := scheduler.plan([begun, long])):
-        took = sum(tokens for _, tokens in plan) * scheduler.costs.reading_ms
+    while (begun, 1) not in (plan := scheduler.plan([begun, *others])):
+        took = 1.0 * sum(tokens for _, tokens in plan)
+        read(plan)
         scheduler.ran(plan, took)
         silent_ms += took
-    assert BURST_MS - LEAST_CHUNK < silent_ms <= BURST_MS
+    assert BURST_MS - 40 < silent_ms <= BURST_MS
     scheduler.ran(plan, 30.0)
     begun.begins = False
-    assert (begun, 1) in scheduler.plan([begun, long])
+    assert (begun, 1) in scheduler.plan([begun, *others])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [One("sky", 500, will_write=False), One("sky", 500, may_go_on=False), One("sky", 1001)],
+    ids=["writes nothing", "has no lease", "would not begin in time"],
+)
+def test_nobody_waits_for_who_will_not_begin(other: One):
+    scheduler: Scheduler = Scheduler(8)
+    scheduler.costs = Costs(writing_ms={1: 20.0}, reading_ms=1.0)
+    begun = One("sea", begins=True)
+
+    assert (begun, 1) in scheduler.plan([begun, other])
+
+
+def test_a_burst_is_not_broken_by_a_token_that_is_left():
+    for longest in range(100, 160):
+        scheduler: Scheduler = Scheduler(8)
+        scheduler.costs = Costs(reading_ms=0.6)
+        running = [One("sea", tokens) for tokens in (80, longest, 60)]
+
+        while not all(one.begins for one in running):
+            plan = scheduler.plan(running)
+            assert all(tokens > 1 for _, tokens in plan), "who has begun waits for the others"
+            read(plan)
+            scheduler.ran(plan, 0.6 * sum(tokens for _, tokens in plan))
+        assert scheduler.plan(running) == [(one, 1) for one in running]
+
+
+def test_a_burst_after_work_that_writes_nothing_is_a_burst_too():
+    scheduler: Scheduler = Scheduler(8)
+    scheduler.ran([(One("sea", 500, will_write=False), 500)], 2 * BURST_MS)
+    begun, other = One("sea", begins=True), One("sea", 20)
+    scheduler.add(begun)
+    scheduler.add(other)
+    assert started(scheduler, []) == [begun, other]
+    scheduler.costs = Costs(reading_ms=1.0)
+
+    assert scheduler.plan([begun, other]) == [(other, 20)]
+
+
+def test_a_model_whose_steps_are_dear_reads_prompts_in_large_ones():
+    """What a step costs beside its tokens makes each look dearer, and must not make the next step smaller for ever."""
+    scheduler: Scheduler = Scheduler(8)
+    one, steps = One("sea", 4000), 0
+
+    while one.to_read > 1:
+        plan = scheduler.plan([one])
+        read(plan)
+        scheduler.ran(plan, 60.0 + 3 * plan[0][1])
+        steps += 1
+    assert steps <= 4000 // SOON_CHUNK + 1
 
 
 def test_who_writes_already_does_not_wait_for_those_who_begin():
@@ -282,7 +355,8 @@ def test_what_has_no_lease_waits_and_keeps_its_row():
 
 def test_costs_are_measured():
     costs = Costs()
-    assert costs.chunk(0, 1) == SOON_MS, "newcomers are seen soon"
+    assert costs.chunk(0, 1) == SOON_CHUNK
+    assert Costs(reading_ms=0.3).chunk(0, 1) == int(SOON_MS / 0.3), "newcomers are seen soon"
     assert Costs(reading_ms=0.01).chunk(0, 1) == MOST_CHUNK
     for _ in range(50):
         costs.note(8, 0, 16.0)
