@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,6 +12,11 @@ from cerulea.core.errors import CeruleaError
 from cerulea.core.files import json_line
 
 LINE_S = 5.0  # seconds between plain lines of progress
+
+
+def add_names(table: Any, title: str, names: Iterable[str]) -> None:
+    """A table's column of what may be typed next: it is never cut off, the others give way in a narrow terminal."""
+    table.add_column(title, overflow="fold", no_wrap=True, min_width=max(map(len, names)))
 
 
 def waiting(text: str) -> AbstractContextManager[Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from cerulea.cli.lines import put
+from cerulea.cli.lines import add_names, put
 from cerulea.cli.options import settings_of
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ def show(values: Iterable[Any], as_json: bool, columns: dict[str, Callable[[Any]
 
     table = Table()
     rows = [[str(cell(value)) for cell in columns.values()] for value in found]
-    widest = max(len(row[0]) for row in rows)
-    for number, name in enumerate(columns):
-        # The first names what may be typed next: it is never cut off.
-        table.add_column(name, overflow="fold", no_wrap=number == 0, min_width=widest if number == 0 else None)
+    first, *others = columns
+    add_names(table, first, (row[0] for row in rows))
+    for name in others:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

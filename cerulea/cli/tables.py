@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cerulea.cli.lines import put
+from cerulea.cli.lines import add_names, put
 from cerulea.cli.view import command, counted
 
 # Of a model's card and a run's record: says nothing where no text was read.
@@ -93,17 +93,9 @@ def show_models(found: Sequence[dict[str, Any]]) -> None:
     table = Table()
     names = [f"{model['model']}@{model['version']}" for model in found]
     texts = any(model.get("context") for model in found)  # agents have none
-    columns = ("model", "aliases", "kind", "parameters", *(("context",) if texts else ()), "score", "trained on")
-    for column in columns:
-        # What is to be typed is never cut off; the rest gives way where the terminal is narrow.
-        widest = max(map(len, names)) if column == "model" else None
-        table.add_column(
-            column,
-            justify="left" if column in ("model", "aliases", "kind") else "right",
-            overflow="fold",
-            no_wrap=column == "model",
-            min_width=widest,
-        )
+    add_names(table, "model", names)
+    for column in ("aliases", "kind", "parameters", *(("context",) if texts else ()), "score", "trained on"):
+        table.add_column(column, justify="left" if column in ("aliases", "kind") else "right", overflow="fold")
     for name, model in zip(names, found, strict=True):
         table.add_row(
             name,

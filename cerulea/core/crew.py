@@ -47,18 +47,18 @@ class Crew:
         Raises:
             RuntimeError: no thread can be started.
         """
-        future = self._begin(work, lost)
+        future = self._begin(work, lost, QUIET)
         try:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():  # it came in the moment in which its waiter was cancelled
                 error = future.exception()
-                self._lose(None if error else future.result(), error, lost)
+                self._lose(None if error else future.result(), error, lost, QUIET)
             raise
 
     def leave(self, work: Callable[[], Any]) -> None:
         """Run `work` in a thread; nobody waits for it."""
-        self._begin(work, None, quiet=()).cancel()
+        self._begin(work, None, ()).cancel()
 
     async def close(self) -> None:
         """Wait for all that is begun, and for what its losers begin, and end the threads."""
@@ -77,7 +77,7 @@ class Crew:
         self,
         work: Callable[[], T],
         lost: Callable[[T], Any] | None,
-        quiet: tuple[type[Exception], ...] = QUIET,
+        quiet: tuple[type[Exception], ...],
     ) -> asyncio.Future[T]:
         """Let a thread do it.
 
@@ -137,7 +137,7 @@ class Crew:
         result: T | None,
         error: BaseException | None,
         lost: Callable[[T], Any] | None,
-        quiet: tuple[type[Exception], ...] = QUIET,
+        quiet: tuple[type[Exception], ...],
     ) -> None:
         """Nobody waits for this any more."""
         if error is not None:

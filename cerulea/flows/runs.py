@@ -41,7 +41,7 @@ def unfinished_run(settings: Settings, recipe: Recipe) -> Path:
         raise Conflict(
             f"Run {runs[-1].name} is finished: {record['stop_reason']}.",
             why=" ".join(f"It ended at train.{key}={before[key]}, and is to end there or sooner." for key in keys),
-            fix=" ".join(_raised(key, before[key]) for key in keys) + "Or start a new run without --resume.",
+            fix=" ".join(_raised(key, before[key]) for key in keys) + " Or start a new run without --resume.",
         )
     return runs[-1]
 
@@ -53,7 +53,7 @@ def _is_later(key: str, before: float, now: float) -> bool:
 
 def _raised(key: str, before: float) -> str:
     side = "below" if key == "target_bits_per_byte" else "above"
-    return f"Give it a later end: --set train.{key}=N with N {side} {before}. "
+    return f"Give it a later end: --set train.{key}=N with N {side} {before}."
 
 
 @contextlib.contextmanager

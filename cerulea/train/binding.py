@@ -15,7 +15,7 @@ from cerulea.train.recipe import TextRecipe
 # Keys that may differ when a run goes on: they say when to stop, look or save, and touch no step before.
 MAY_CHANGE = {
     "train": {
-        *("steps", "tokens", "epochs", "minutes", "target_bits_per_byte", "patience"),
+        *TextRecipe.ends.values(),
         *("eval_first", "eval_steps", "eval_minutes", "eval_at_minutes", "sample_tokens", "sample_prompt"),
         *("checkpoint_steps", "checkpoint_minutes", "keep_last", "keep_best"),
     },

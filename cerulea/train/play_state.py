@@ -95,8 +95,8 @@ def limit_reached(keys: LearnKeys, state: PlayState) -> str:
 def binding_of(recipe: PlayRecipe, game: Game, ranks: int, halves: int) -> dict[str, Any]:
     """What a resumed run must have in common with the one that it goes on with."""
     values = recipe.as_json()
-    lasting = {k: v for k, v in values["train"].items() if k not in ("steps", "agent_steps", "minutes")}
-    lasting = {k: v for k, v in lasting.items() if not k.startswith(("checkpoint", "keep", "target"))}
+    lasting = {k: v for k, v in values["train"].items() if k not in recipe.ends.values()}
+    lasting = {k: v for k, v in lasting.items() if not k.startswith(("checkpoint", "keep"))}
     return {
         "game": [game.name, game.version, game.schema.digest(), values["game"]],
         "model": values["model"],
